@@ -1,0 +1,179 @@
+"""What enters a step: a batch, its context for the synthesizers, and its parts.
+
+Signals are per row, of the summed loss, so that neither the batch's size nor its split changes what is learned. What
+travels between stages is the gradient of the step's *mean* loss, with the count of loss terms that it was divided by.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from synthgrad.core.errors import ContextError, ShapeError
+
+__all__ = ["Batch", "Context", "Gradient", "Loss"]
+
+
+class Gradient(NamedTuple):
+    """A gradient on its way: of the step's mean loss, and the count of loss terms in that mean.
+
+    Attributes:
+        values: dL/dh, the shape of the activation.
+        count: the number of loss terms of the step; `values * count` is the gradient of the summed loss.
+    """
+
+    values: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a synthesizer may look at besides the activation; each stage has it from the batch, except `error`.
+
+    Attributes:
+        labels: (B,) or (B, T) class indices, or any tensor of one's own with leading dimension B.
+        index: (B,) each example's number in the data set.
+        error: gradient of the summed loss with respect to the model's output. Whoever needs it waits for it.
+    """
+
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    error: Tensor | None = None
+
+    @cached_property
+    def label_range(self) -> tuple[int, int]:
+        """Smallest and largest label; computed once a batch, however many synthesizers ask."""
+        assert self.labels is not None
+        low, high = self.labels.aminmax()
+        return int(low), int(high)
+
+    def class_labels(self, classes: int, who: str) -> Tensor:
+        """The labels as class indices below `classes`.
+
+        Raises:
+            ContextError: no labels, not of an integer type, or out of range.
+        """
+        labels, remedy = (
+            self.labels,
+            f"pass target= (or labels=) with integers from 0 to {classes - 1}, or classes=None",
+        )
+        if labels is None:
+            raise ContextError(f"{who}: expected labels as context, got none; {remedy}")
+        if labels.is_floating_point() or labels.is_complex():
+            raise ContextError(f"{who}: expected class indices as labels, got {labels.dtype}; {remedy}")
+        if labels.device.type == "cpu" and labels.numel():  # elsewhere looking would stall the device
+            low, high = self.label_range
+            if low < 0 or high >= classes:
+                raise ContextError(f"{who}: expected labels from 0 to {classes - 1}, got {low} to {high}; {remedy}")
+        return labels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, or one microbatch of it.
+
+    Attributes:
+        inputs: the model's positional arguments.
+        target: what the loss compares the output with.
+        context: for the synthesizers.
+        rows: number of examples here.
+        step_rows: number of examples of the whole step.
+        count: number of loss terms of the whole step.
+    """
+
+    inputs: tuple[Any, ...]
+    target: Any
+    context: Context
+    rows: int
+    step_rows: int
+    count: int
+
+    @classmethod
+    def of(cls, inputs: tuple[Any, ...], target: Any, context: Context, loss: "Loss") -> "Batch":
+        """The batch of a whole step.
+
+        Raises:
+            ShapeError: no tensor among the inputs, or target and context do not have one row for each example.
+        """
+        tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+        if not tensors or len(tensors[0]) == 0:
+            raise ShapeError("the batch holds no example: expected a tensor with at least one row among the inputs")
+        rows = len(tensors[0])
+        for name, value in (("target", target), ("labels", context.labels), ("index", context.index)):
+            if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != rows):
+                raise ShapeError(f"{name}: got shape {tuple(value.shape)}, expected {rows} rows as in the inputs")
+        return cls(inputs, target, context, rows, rows, loss.count(target, rows))
+
+    def split(self, parts: int) -> "Iterator[Batch]":
+        """The microbatches, as equal as can be. Raises `ShapeError` where there are fewer rows than parts."""
+        if parts == 1:
+            yield self
+            return
+        if self.rows < parts:
+            raise ShapeError(
+                f"a batch of {self.rows} rows cannot be split into {parts} microbatches; use larger batches"
+            )
+        for part in range(parts):
+            low, high = (self.rows * edge // parts for edge in (part, part + 1))
+
+            def rows(leaf: Any, low: int = low, high: int = high) -> Any:
+                whole = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == self.rows
+                return leaf[low:high] if whole else leaf
+
+            inputs, target = pytree.tree_map(rows, self.inputs), pytree.tree_map(rows, self.target)
+            context = Context(rows(self.context.labels), rows(self.context.index))
+            yield replace(self, inputs=inputs, target=target, context=context, rows=high - low)
+
+
+class Loss:
+    """The task's loss, and how many terms it is a mean of.
+
+    Args:
+        function: `function(output, target)`, either a scalar, taken as a mean, or the loss terms themselves (one for
+            each example, say `F.cross_entropy` with `reduction="none"`; or one for each token).
+        terms: `terms(target)`, the number of loss terms; needed where it is not proportional to the number of rows
+            (padding, `ignore_index`). By default one for each row of a mean, else as many as the sample showed.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Tensor], *, terms: Callable[[Any], int] | None = None) -> None:
+        self.function = function
+        self._terms = terms
+        self.terms_per_row = 1
+
+    def measure(self, output: Any, target: Any, rows: int) -> None:
+        """Learn from a sample how many loss terms there are for each row. Raises `ShapeError` if that is no whole number."""
+        value = self.function(output, target)
+        if value.dim() > 0 and self._terms is None:
+            if value.numel() % rows:
+                raise ShapeError(
+                    f"loss: got {value.numel()} terms for {rows} rows, expected the same number for each row; "
+                    f"give Loss(function, terms=...) that counts them from the target"
+                )
+            self.terms_per_row = value.numel() // rows
+
+    def count(self, target: Any, rows: int) -> int:
+        """How many loss terms a batch has. Raises `ShapeError` where there is none."""
+        count = rows * self.terms_per_row if self._terms is None else int(self._terms(target))
+        if count < 1:
+            raise ShapeError(f"loss: counted {count} terms in a batch of {rows} rows, expected at least one")
+        return count
+
+    def __call__(self, output: Any, batch: Batch) -> Tensor:
+        """The (micro)batch's share of the step's mean loss, a scalar: all shares add up to that mean.
+
+        Raises:
+            ShapeError: another number of loss terms than the count that the earlier stages have already used.
+        """
+        value = self.function(output, batch.target)
+        own = self.count(batch.target, batch.rows)
+        if value.dim() == 0:
+            return value if own == batch.count else value * (own / batch.count)
+        if self._terms is None and value.numel() != own:
+            raise ShapeError(
+                f"loss: got {value.numel()} terms for {batch.rows} rows, expected {own} as in the sample; "
+                f"give Loss(function, terms=...) that counts them from the target"
+            )
+        return value.sum() / batch.count

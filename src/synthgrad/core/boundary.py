@@ -1,0 +1,32 @@
+"""The border between two stages: the only place where the autograd graph is cut, and where a gradient is put in.
+
+stage k                 cut                  stage k+1
+... -> output  --- detach ---|--> leaf -> ... -> output
+^                   |     |
++-- back_propagate -|- leaf.grad, when it has come; or a synthetic gradient, at once
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["cut", "back_propagate", "back_propagate_to"]
+
+
+def cut(activation: Tensor, *, differentiable: bool = True) -> Tensor:
+    """The same values as a fresh leaf, of which autograd knows no past. Shape as `activation`."""
+    return activation.detach().requires_grad_(differentiable)
+
+
+def back_propagate(output: Tensor, gradient: Tensor | None = None) -> None:
+    """Accumulate the gradients of everything below `output`; without `gradient`, `output` is a scalar loss."""
+    if output.requires_grad:  # a stage may have nothing to train, and stand before everything that has
+        torch.autograd.backward((output,), (gradient,))
+
+
+def back_propagate_to(leaves: Sequence[Tensor], output: Tensor, gradient: Tensor | None, *, keep: bool) -> None:
+    """As `back_propagate`, but only into the given leaves; `keep` the graph for the other half."""
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    if output.requires_grad and wanted:
+        torch.autograd.backward((output,), (gradient,), inputs=wanted, retain_graph=keep)

@@ -1,0 +1,89 @@
+"""What happens while a network trains, as one stream of events; a line of JSON each, for files and pages alike.
+
+An event says what happened; labels put beside it (`method`, `seed`) say where. Times are seconds of a clock that only
+runs forward; only their differences mean anything.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["ActionDone", "Event", "Evaluated", "Finished", "Probed", "Started", "StepDone", "decode", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run begins. `settings` are enough to run it again; `locks` are those of its plan."""
+
+    settings: Mapping[str, Any]
+    locks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDone:
+    """A stage has done an action, in text form."""
+
+    action: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A step is over: the mean loss of its batch, and per cut the agreement of synthetic and target gradient."""
+
+    step: int
+    loss: float
+    agreement: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The synthetic gradients were compared with the true ones, per cut."""
+
+    step: int
+    alignment: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The plain model was tried on a part of the data; `error` is a share, 0 to 1."""
+
+    step: int
+    split: str
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run has ended; without this event it was cut short."""
+
+    steps: int
+    seconds: float
+
+
+Event = Started | ActionDone | StepDone | Probed | Evaluated | Finished
+_EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probed, Evaluated, Finished)}
+
+
+def encode(event: Event, **labels: Any) -> str:
+    """One line of JSON, without the line's end.
+
+    >>> encode(ActionDone("0F0", 0.0, 1.5), method="dni")
+    '{"event": "ActionDone", "method": "dni", "action": "0F0", "start": 0.0, "end": 1.5}'
+    """
+    return json.dumps({"event": type(event).__name__, **labels, **asdict(event)})
+
+
+def decode(line: str) -> tuple[Event, dict[str, Any]]:
+    """The event and the labels of a line; inverse of `encode`. Raises `ValueError` on anything else."""
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("event") not in _EVENTS:
+        raise ValueError(f"no event: {line[:80]!r}; expected an object whose 'event' is one of {', '.join(_EVENTS)}")
+    kind = _EVENTS[fields.pop("event")]
+    own = {name: fields.pop(name) for name in kind.__dataclass_fields__}
+    if "locks" in own:
+        own["locks"] = tuple(own["locks"])
+    return kind(**own), fields

@@ -1,0 +1,277 @@
+"""A plan is a schedule, what each stage declares, and which rank holds which stage. Here it is said what waits for what.
+
+`dependencies` is the one place: validation, locks, simulation and the engines all ask it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+
+from synthgrad.core.actions import Action, Kind, format_actions
+from synthgrad.core.errors import ScheduleError
+from synthgrad.core.schedules import Schedule
+
+__all__ = ["Declaration", "Lock", "Plan", "dependencies", "locks", "stage_locks", "validate"]
+
+# The actions by which a stage back-propagates through itself, and so makes the gradient that the stage before waits for.
+BACKWARD = (Kind.S, Kind.B, Kind.I)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a stage says about itself; the plan needs to know nothing else about it.
+
+    Attributes:
+        synthesizer: whether a synthesizer stands at the stage's output.
+        needs: what that synthesizer looks at besides the activation, out of labels, index, error.
+        feedback: what it learns from, out of gradient, output, loss, error.
+        input_synthesizer: whether the stage learns on a predicted input.
+    """
+
+    synthesizer: bool = True
+    needs: frozenset[str] = frozenset()
+    feedback: frozenset[str] = frozenset({"gradient"})
+    input_synthesizer: bool = False
+
+
+@dataclass(frozen=True, eq=False)  # compared and cached by identity: hashing thousands of declarations would cost more
+class Plan:
+    """A schedule, the stages' declarations, and `ranks[stage]`, the rank that holds the stage (one each if not given).
+
+    >>> plan = Plan(update_unlocked(), (Declaration(),) * 3)
+    """
+
+    schedule: Schedule
+    stages: tuple[Declaration, ...]
+    ranks: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ScheduleError("a plan of no stages: expected at least one")
+        if not self.ranks:
+            object.__setattr__(self, "ranks", tuple(range(len(self.stages))))
+        if len(self.ranks) != len(self.stages):
+            raise ScheduleError(f"{len(self.ranks)} ranks for {len(self.stages)} stages: give one rank for each stage")
+
+    @property
+    def last(self) -> int:
+        """Index of the last stage: the one that sees the loss."""
+        return len(self.stages) - 1
+
+    def actions(self, step: int, *, since: int = 0) -> tuple[Action, ...]:
+        """The actions of a step, late ones of earlier steps included."""
+        return self.schedule.actions(len(self.stages), step, since=since)
+
+    def flush(self, step: int, *, since: int = 0) -> tuple[Action, ...]:
+        """The late actions pending when all steps before `step` have run."""
+        return self.schedule.flush(len(self.stages), step, since=since)
+
+    def run_of(self, steps: int) -> list[Action]:
+        """All actions of the first steps, and the flush."""
+        return [action for step in range(steps) for action in self.actions(step)] + list(self.flush(steps))
+
+    def kinds(self, stage: int, microbatch: int) -> frozenset[Kind]:
+        """All that the stage does with this microbatch, in its own step or later."""
+        return _kinds(self, microbatch // self.schedule.microbatches).get((stage, microbatch), frozenset())
+
+    def backward(self, stage: int, microbatch: int) -> Action | None:
+        """How the stage back-propagates this microbatch through itself (S, B or I); None where it is skipped."""
+        found = self.kinds(stage, microbatch).intersection(BACKWARD)
+        return Action(stage, next(iter(found)), microbatch) if found else None
+
+
+@lru_cache(maxsize=64)
+def _kinds(plan: Plan, step: int) -> dict[tuple[int, int], frozenset[Kind]]:
+    found: dict[tuple[int, int], set[Kind]] = {}
+    for later in range(step, step + plan.schedule.lateness + 1):
+        for action in plan.actions(later):
+            if plan.schedule.step_of(action) == step:
+                found.setdefault((action.stage, action.microbatch), set()).add(action.kind)
+    return {place: frozenset(kinds) for place, kinds in found.items()}
+
+
+def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
+    """What the action waits for at other stages. (Besides, it comes after its own stage's earlier actions.)
+
+    Raises:
+        ScheduleError: the action needs a gradient that no action of the plan makes.
+    """
+    stage, kind, microbatch = action
+    if kind in (Kind.F, Kind.Q):
+        return (Action(stage - 1, Kind.F, microbatch),) if stage > 0 else ()
+    if kind is Kind.S and "error" in plan.stages[stage].needs:
+        return (Action(plan.last, Kind.F, microbatch),)
+    received = kind in (Kind.B, Kind.I) or (kind is Kind.T and bool(plan.stages[stage].feedback))
+    if not received or stage == plan.last:
+        return ()
+    source = plan.backward(stage + 1, microbatch)
+    if source is None:
+        raise ScheduleError(
+            f"{action} needs {stage + 1}S{microbatch} or {stage + 1}B{microbatch}, and {plan.schedule.name} has neither "
+            f"in that step; add one of them, or leave {action} out"
+        )
+    return (source,)
+
+
+def readers(action: Action, plan: Plan) -> tuple[Action, ...]:
+    """Who waits for what the action makes: the inverse of `dependencies`, over the whole plan."""
+    stage, kind, microbatch = action
+    places: list[Action] = []
+    if kind is Kind.F and stage < plan.last:
+        places = [Action(stage + 1, Kind.F, microbatch), Action(stage + 1, Kind.Q, microbatch)]
+    elif kind is Kind.F:
+        places = [Action(other, Kind.S, microbatch) for other in range(plan.last)]
+    elif kind in BACKWARD and stage > 0:
+        places = [Action(stage - 1, reader, microbatch) for reader in (Kind.B, Kind.I, Kind.T)]
+    present = (place for place in places if place.kind in plan.kinds(place.stage, microbatch))
+    return tuple(place for place in present if action in dependencies(place, plan))
+
+
+# ---- validation ------------------------------------------------------------------------------------------------------
+
+
+def validate(plan: Plan, steps: int | None = None) -> None:
+    """Check that the first steps and the flush can be executed in the order in which they are listed.
+
+    Args:
+        plan: the plan.
+        steps: how many steps to check; by default as many as it takes until late actions come regularly.
+
+    Raises:
+        ScheduleError: the first action that cannot be executed, with the reason and the text around it.
+    """
+    steps = plan.schedule.lateness + 2 if steps is None else steps
+    done: set[Action] = set()
+    unused: dict[int, set[int]] = {stage: set() for stage in range(len(plan.stages))}  # gradients since the last U
+    for step in range(steps + 1):
+        line = plan.flush(steps) if step == steps else plan.actions(step)
+        for position, action in enumerate(line):
+            if fault := _fault(action, plan, step, done, unused):
+                raise ScheduleError(f"{action}: {fault}\n{_marked(line, position)}")
+            done.add(action)
+            if action.kind in (Kind.S, Kind.B, Kind.W):
+                unused[action.stage].add(action.microbatch)
+            elif action.kind is Kind.U:
+                unused[action.stage].clear()
+
+
+def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dict[int, set[int]]) -> str | None:
+    stage, kind, microbatch = action
+    if stage > plan.last:
+        return f"the model has stages 0 to {plan.last}"
+    if action in done:
+        return "stands twice; one action of a kind for each stage and microbatch"
+    if fault := _misplaced(action, plan, step):
+        return fault
+    declared = plan.stages[stage]
+    learning = Action(stage, Kind.P if declared.input_synthesizer else Kind.F, microbatch)
+    needed = list(dependencies(action, plan))
+    if kind in BACKWARD or kind is Kind.T:
+        needed.append(learning)
+    if kind is Kind.W:
+        needed.append(Action(stage, Kind.I, microbatch))
+    for other in needed:
+        if other not in done:
+            return f"stands before {other}, which it needs"
+    if kind in BACKWARD and Action(stage, Kind.U, microbatch) in done:
+        return "stands after its stage's U, so its forward pass used other weights; put U behind it"
+    if kind is Kind.U and not unused[stage]:
+        return f"there is no gradient to use; expected {stage}S, {stage}B or {stage}W since the stage's last U"
+    return None
+
+
+def _misplaced(action: Action, plan: Plan, step: int) -> str | None:
+    """Whether the action is not this stage's to do, or falls into the wrong step."""
+    stage, kind, microbatch = action
+    declared, age = plan.stages[stage], step - plan.schedule.step_of(action)
+    if kind is Kind.S and (stage == plan.last or not declared.synthesizer):
+        why = "is the last and has the true loss" if stage == plan.last else "has no synthesizer"
+        return f"stage {stage} {why}; expected {stage}B{microbatch}"
+    if kind is Kind.T and (stage == plan.last or not declared.synthesizer):
+        return f"stage {stage} has no synthesizer to teach; leave T out, or give the cut a synthesizer"
+    if kind in (Kind.P, Kind.Q) and not declared.input_synthesizer:
+        return f"stage {stage} has no input synthesizer; give input_synthesizer=, or use a schedule without P and Q"
+    if kind in (Kind.T, Kind.Q) and not 0 <= age <= plan.schedule.lateness:
+        return f"comes {age} steps after its batch; expected 0 to {plan.schedule.lateness}"
+    if kind not in (Kind.T, Kind.Q) and age != 0:
+        return f"belongs to step {step - age}, and stands in step {step}; only T and Q may come late"
+    return None
+
+
+def _marked(line: Sequence[Action], position: int, around: int = 6) -> str:
+    """The actions around a position as text, with a marker under that position."""
+    start = max(0, position - around)
+    before = format_actions(line[start:position])
+    marker = " " * (len(before) + bool(before)) + "^" * len(str(line[position]))
+    return f"  {format_actions(line[start : position + around + 1])}\n  {marker}"
+
+
+# ---- locks -----------------------------------------------------------------------------------------------------------
+
+
+class Lock(StrEnum):
+    """What an update waits for, within its own step. Jaderberg et al. 2016, arXiv:1608.05343, section 1."""
+
+    FORWARD = "forward"  # an earlier stage's forward pass
+    UPDATE = "update"  # a later stage's forward pass
+    BACKWARD = "backward"  # a later stage's backward pass
+
+
+def locks(plan: Plan, steps: int | None = None) -> frozenset[Lock]:
+    """The locks of the plan: those of all its stages together."""
+    return frozenset().union(*stage_locks(plan, steps))
+
+
+def stage_locks(plan: Plan, steps: int | None = None) -> tuple[frozenset[Lock], ...]:
+    """For each stage, what its updates wait for; computed by walking back from every U, never declared.
+
+    Waits for another step's actions (a late target) are not locks: they are target waits.
+
+    Args:
+        plan: the plan.
+        steps: how many steps to look at; the default suffices for schedules that repeat.
+    """
+    steps = plan.schedule.lateness + 8 if steps is None else steps
+    actions = plan.run_of(steps)
+    previous = predecessors(actions, plan)
+    found: list[set[Lock]] = [set() for _ in plan.stages]
+    for update in (action for action in actions if action.kind is Kind.U):
+        step = plan.schedule.step_of(update)
+        for action in _ancestors(update, previous):
+            if plan.schedule.step_of(action) == step and (lock := _lock(update.stage, action)):
+                found[update.stage].add(lock)
+    return tuple(map(frozenset, found))
+
+
+def predecessors(actions: Iterable[Action], plan: Plan) -> dict[Action, tuple[Action, ...]]:
+    """For each action, what comes directly before it: its stage's previous action, and its dependencies."""
+    latest: dict[int, Action] = {}
+    previous: dict[Action, tuple[Action, ...]] = {}
+    for action in actions:
+        own = (latest[action.stage],) if action.stage in latest else ()
+        previous[action] = own + dependencies(action, plan)
+        latest[action.stage] = action
+    return previous
+
+
+def _ancestors(action: Action, previous: dict[Action, tuple[Action, ...]]) -> set[Action]:
+    seen: set[Action] = set()
+    frontier = [action]
+    while frontier:
+        for before in previous.get(frontier.pop(), ()):
+            if before not in seen:
+                seen.add(before)
+                frontier.append(before)
+    return seen
+
+
+def _lock(stage: int, action: Action) -> Lock | None:
+    """The lock on an update of `stage` that waits for `action`, of the same step."""
+    if action.stage < stage and action.kind is Kind.F:
+        return Lock.FORWARD
+    if action.stage > stage and action.kind is Kind.F:
+        return Lock.UPDATE
+    if action.stage > stage and action.kind in BACKWARD:
+        return Lock.BACKWARD
+    return None

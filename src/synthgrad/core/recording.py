@@ -1,0 +1,104 @@
+"""What happens inside a model's forward pass: which submodule is called when, and what it returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from synthgrad.core.preserve import call_preserved, random_preserved
+
+__all__ = ["Call", "Recorder", "Recording", "record"]
+
+KNOWN_AT_MOST = 64  # shapes of batches that a recorder remembers; a recording of shapes is small, a new one is a pass
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a submodule.
+
+    Attributes:
+        start: when it was called, counted in calls and returns.
+        end: when it returned.
+        output: what it returned, a tree of tensors; without their values, on the device `meta`, if not kept.
+    """
+
+    start: int
+    end: int
+    output: Any
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward pass.
+
+    Attributes:
+        calls: of each submodule, by its first name, in order. Submodules that were not called are missing.
+        output: of the model, as in `Call`.
+    """
+
+    calls: Mapping[str, tuple[Call, ...]]
+    output: Any
+
+
+def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recording:
+    """Run the model once, without gradients, and leave its buffers and the random state as they were.
+
+    Args:
+        model: in the mode (`train` or `eval`) it is in.
+        inputs: its positional arguments.
+        keep: keep the values that were returned (as they were then: later changes in place do not show).
+    """
+    calls: dict[str, list[Call]] = {}
+    running: dict[str, list[int]] = {}
+    clock = iter(range(2**62))
+
+    def values(output: Any) -> Any:
+        return pytree.tree_map_only(Tensor, lambda t: t.detach().clone() if keep else t.detach().to("meta"), output)
+
+    handles = []
+    for name, module in model.named_modules():
+        if module is model:
+            continue
+
+        def before(_module: nn.Module, _args: Any, name: str = name) -> None:
+            running.setdefault(name, []).append(next(clock))
+
+        def after(_module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+            calls.setdefault(name, []).append(Call(running[name].pop(), next(clock), values(output)))
+
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        with torch.no_grad(), random_preserved([*tensors, *model.parameters()]):
+            output = values(call_preserved(model, *inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Recording({name: tuple(found) for name, found in calls.items()}, output)
+
+
+class Recorder:
+    """Recordings of a model's shapes, one for each kind of batch; made when the first batch of that kind comes.
+
+    So batches may change their shape from step to step, at the price of one more forward pass for each new shape.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._known: dict[Any, Recording] = {}
+
+    def of(self, inputs: tuple[Any, ...]) -> Recording:
+        """The recording for batches of this shape, without values."""
+        leaves = (
+            (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf)
+            for leaf in pytree.tree_leaves(inputs)
+        )
+        shape = (self.model.training, *leaves)
+        if shape not in self._known:
+            if len(self._known) >= KNOWN_AT_MOST:
+                del self._known[next(iter(self._known))]
+            self._known[shape] = record(self.model, inputs, keep=False)
+        return self._known[shape]

@@ -1,0 +1,315 @@
+"""A stage: a piece of the model with its own optimizer. Its methods are the letters of a schedule."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.core.actions import Action, Kind
+from synthgrad.core.agreement import Agreement, agree
+from synthgrad.core.batch import Batch, Gradient, Loss
+from synthgrad.core.boundary import back_propagate, back_propagate_to, cut
+from synthgrad.core.errors import NumericalError
+from synthgrad.core.plan import BACKWARD, Declaration
+from synthgrad.core.preserve import call_preserved
+from synthgrad.core.synthesizers import Feedback, InputSynthesizer, Synthesizer
+
+__all__ = ["Learner", "Passage", "Stage"]
+
+
+@dataclass
+class Learner:
+    """A module with the optimizer that trains it, if there is anything to train.
+
+    Attributes:
+        module: a piece of the model, a synthesizer or an input synthesizer.
+        parameters: those that the optimizer updates; a piece may share its other ones with nobody.
+        optimizer: None where there are no parameters.
+    """
+
+    module: Any
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer | None = None
+
+    def update(self) -> None:
+        """One optimizer step from all gradients accumulated since the last one."""
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the accumulated gradients."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+
+@dataclass
+class Passage:
+    """One microbatch on its way through one stage: what is held for the actions still to come, and no longer.
+
+    Attributes:
+        batch: the microbatch; every stage has it.
+        step: the step to which it belongs.
+        left: what the stage has still to do with it.
+        ends_step: whether it is the last microbatch of its step.
+        sends_gradient: whether anybody waits for the gradient of the stage's input.
+        sends_error: whether anybody waits for the output's error (last stage).
+        inputs: the leaf at which the stage's graph begins.
+        output: with its graph, until it has been back-propagated through; at the last stage, the share of the loss.
+        activation: the output's values, for the synthesizer.
+        synthetic_grad: with the synthesizer's graph, where T will find the synthesizer as S left it.
+        predicted_input: likewise, of the input synthesizer, for Q.
+        received: the gradient that I has used and W will.
+    """
+
+    batch: Batch
+    step: int
+    left: set[Kind]
+    ends_step: bool = True
+    sends_gradient: bool = True
+    sends_error: bool = False
+    inputs: Tensor | None = None
+    output: Tensor | None = None
+    activation: Tensor | None = None
+    synthetic_grad: Tensor | None = None
+    predicted_input: Tensor | None = None
+    received: Tensor | None = None
+
+
+class Stage:
+    """A piece of the model that can learn on its own.
+
+    Args:
+        index: its place in the chain.
+        name: for people: the cut at its end, or `output`.
+        piece: called with (batch inputs, received activation or None).
+        synthesizer: predicts the gradient of the stage's output; None: the stage waits for the real one.
+        input_synthesizer: predicts the stage's input; None: the stage learns on the real one.
+        loss: of the last stage only.
+        mixing: λ of `B`, which injects (1-λ)·synthetic + λ·received. arXiv:1608.05343, appendix A (its BP(λ)).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        piece: Learner,
+        *,
+        synthesizer: Learner | None = None,
+        input_synthesizer: Learner | None = None,
+        loss: Loss | None = None,
+        mixing: float = 1.0,
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.piece = piece
+        self.synthesizer = synthesizer
+        self.input_synthesizer = input_synthesizer
+        self.loss = loss
+        self.mixing = mixing
+        self.passages: dict[int, Passage] = {}
+        self.losses: list[Tensor] = []  # shares of the mean loss since they were last taken; last stage only
+        self.agreements: list[Agreement] = []  # since they were last taken
+        self.suspects: list[tuple[str, Tensor]] = []  # flags not yet read, where reading one would stall the device
+
+    @property
+    def declaration(self) -> Declaration:
+        """What the plan needs to know of the stage."""
+        synthesizer: Synthesizer | None = self.synthesizer.module if self.synthesizer else None
+        if synthesizer is None:
+            return Declaration(False, feedback=frozenset(), input_synthesizer=self.input_synthesizer is not None)
+        return Declaration(True, synthesizer.needs, synthesizer.feedback, self.input_synthesizer is not None)
+
+    @property
+    def learners(self) -> list[Learner]:
+        """All that learns here: the piece, the synthesizer, the input synthesizer."""
+        return [learner for learner in (self.piece, self.synthesizer, self.input_synthesizer) if learner is not None]
+
+    def do(self, action: Action, *received: Any) -> Any:
+        """Carry out an action with what it waited for; returns what others wait for. Frees what is no longer needed."""
+        passage = self.passages[action.microbatch]
+        product = getattr(self, action.kind.value)(passage, *received)
+        passage.left.discard(action.kind)
+        if not passage.left:
+            del self.passages[action.microbatch]
+        return product
+
+    def abandon(self) -> None:
+        """Drop all that is under way, accumulated gradients included; weights and optimizers are left as they are."""
+        for held in (self.passages, self.losses, self.agreements, self.suspects):
+            held.clear()
+        for learner in self.learners:
+            learner.forget()
+
+    # ---- forward -----------------------------------------------------------------------------------------------------
+
+    def F(self, passage: Passage, activation: Tensor | None = None) -> Tensor | None:
+        """Run forward on the real input; with an input synthesizer at hand, without gradients."""
+        learns = self.input_synthesizer is None and not passage.left.isdisjoint(BACKWARD)
+        inputs = None if activation is None else cut(activation, differentiable=learns and passage.sends_gradient)
+        with torch.set_grad_enabled(learns):
+            output = self.piece.module(passage.batch.inputs, inputs)
+            product = self._error(output, passage) if self.loss is not None else output.detach()
+            if self.loss is not None:
+                output = self.loss(output, passage.batch)
+                self.losses.append(output.detach())
+        if self.input_synthesizer is None:
+            self._hold(passage, inputs, output)
+        return product
+
+    def P(self, passage: Passage) -> None:
+        """Run forward on a predicted input; the piece's buffers (BatchNorm's statistics) are left to F."""
+        assert self.input_synthesizer is not None
+        predictor: InputSynthesizer = self.input_synthesizer.module
+        with torch.set_grad_enabled(self._keeps(passage, Kind.Q)):
+            predicted = predictor(*passage.batch.inputs)
+        passage.predicted_input = predicted if predicted.requires_grad else None
+        inputs = cut(predicted, differentiable=passage.sends_gradient)
+        output = call_preserved(self.piece.module, passage.batch.inputs, inputs)
+        self._hold(passage, inputs, output if self.loss is None else self.loss(output, passage.batch))
+
+    def _hold(self, passage: Passage, inputs: Tensor | None, output: Tensor) -> None:
+        passage.inputs, passage.activation = inputs, output.detach()
+        passage.output = output if not passage.left.isdisjoint(BACKWARD) else None
+
+    def _error(self, output: Tensor, passage: Passage) -> Tensor | None:
+        """Gradient of the summed loss with respect to the model's output, if a synthesizer has declared to need it."""
+        assert self.loss is not None
+        if not passage.sends_error:
+            return None
+        with torch.enable_grad():
+            leaf = cut(output)
+            back_propagate(self.loss(leaf, passage.batch))
+        return None if leaf.grad is None else leaf.grad * passage.batch.count
+
+    # ---- backward ----------------------------------------------------------------------------------------------------
+
+    def S(self, passage: Passage, error: Tensor | None = None) -> Gradient | None:
+        """Ask the synthesizer, inject its answer, back-propagate through the piece."""
+        if error is not None:
+            passage.batch = replace(passage.batch, context=replace(passage.batch.context, error=error))
+        return self._back_propagate(passage, self._synthesize(passage))
+
+    def B(self, passage: Passage, received: Gradient | None = None) -> Gradient | None:
+        """Back-propagate the received gradient through the piece; the last stage, that of the loss."""
+        return self._back_propagate(passage, self._mixed(passage, received))
+
+    def I(self, passage: Passage, received: Gradient | None = None) -> Gradient | None:  # noqa: E743
+        """The first half of B: the gradient of the input alone."""
+        assert passage.output is not None
+        passage.received = self._mixed(passage, received)
+        self._check_finite(passage, passage.received)
+        leaves = [passage.inputs] if passage.inputs is not None else []
+        back_propagate_to(leaves, passage.output, passage.received, keep=True)
+        return self._input_gradient(passage)
+
+    def W(self, passage: Passage) -> None:
+        """The second half of B: the gradients of the piece's own parameters."""
+        assert passage.output is not None
+        back_propagate_to(self.piece.parameters, passage.output, passage.received, keep=False)
+        passage.output = passage.received = None
+
+    def _synthesize(self, passage: Passage) -> Tensor:
+        """The synthetic gradient of the step's mean loss, ready to be injected."""
+        assert self.synthesizer is not None and passage.activation is not None
+        with torch.set_grad_enabled(self._keeps(passage, Kind.T)):
+            synthetic_grad = self.synthesizer.module(passage.activation, passage.batch.context)
+        passage.synthetic_grad = synthetic_grad if synthetic_grad.requires_grad else None
+        return synthetic_grad.detach().to(passage.activation.dtype) / passage.batch.count
+
+    def _mixed(self, passage: Passage, received: Gradient | None) -> Tensor | None:
+        if received is None or self.mixing == 1.0:
+            return None if received is None else received.values
+        synthetic_grad = self._synthesize(passage)
+        return torch.lerp(synthetic_grad, received.values, self.mixing) if self.mixing else synthetic_grad
+
+    def _back_propagate(self, passage: Passage, gradient: Tensor | None) -> Gradient | None:
+        assert passage.output is not None
+        self._check_finite(passage, gradient)
+        output, passage.output = passage.output, None
+        if Kind.T not in passage.left:
+            passage.activation = None
+        back_propagate(output, gradient)
+        return self._input_gradient(passage)
+
+    def _input_gradient(self, passage: Passage) -> Gradient | None:
+        if passage.inputs is None or not passage.sends_gradient:
+            passage.inputs = None
+            return None
+        values, leaf = passage.inputs.grad, passage.inputs
+        passage.inputs = None
+        return Gradient(torch.zeros_like(leaf) if values is None else values, passage.batch.count)
+
+    # ---- learning ----------------------------------------------------------------------------------------------------
+
+    def T(self, passage: Passage, received: Gradient | None = None) -> None:
+        """Teach the synthesizer, as it is now, on the held activation; the step's last T takes its optimizer step."""
+        assert self.synthesizer is not None and passage.activation is not None
+        synthesizer: Synthesizer = self.synthesizer.module
+        if received is None:  # it learns from nothing that others send
+            return
+        synthetic_grad = passage.synthetic_grad
+        if synthetic_grad is None:
+            synthetic_grad = synthesizer(passage.activation, passage.batch.context)
+        feedback = Feedback(received.values * received.count)
+        self._teach(self.synthesizer, synthesizer.loss(synthetic_grad, feedback), passage)
+        self.agreements.append(agree(synthetic_grad.detach(), feedback.target_grad))
+
+    def Q(self, passage: Passage, real: Tensor) -> None:
+        """Teach the input synthesizer from the real input; the step's last Q takes its optimizer step."""
+        assert self.input_synthesizer is not None
+        predictor: InputSynthesizer = self.input_synthesizer.module
+        predicted = passage.predicted_input
+        if predicted is None:
+            predicted = predictor(*passage.batch.inputs)
+        self._teach(self.input_synthesizer, predictor.loss(predicted, real), passage)
+
+    def U(self, passage: Passage) -> None:
+        """One optimizer step from all gradients accumulated since the last one."""
+        self.piece.update()
+
+    def _teach(self, learner: Learner, losses: Tensor, passage: Passage) -> None:
+        """Accumulate from one loss for each example (B,); their mean is over the examples of the whole step."""
+        back_propagate(losses.sum() / passage.batch.step_rows)
+        if passage.ends_step:
+            learner.update()
+
+    def _keeps(self, passage: Passage, lesson: Kind) -> bool:
+        """Whether the graph of a prediction made now can serve the lesson: there is one, and no earlier step's before it.
+
+        Then the lesson finds the weights unchanged, and need not run the synthesizer a second time.
+        """
+        behind = (other for other in self.passages.values() if other.step < passage.step)
+        return lesson in passage.left and not any(lesson in other.left for other in behind)
+
+    # ---- faults ------------------------------------------------------------------------------------------------------
+
+    def _check_finite(self, passage: Passage, gradient: Tensor | None) -> None:
+        """Look for NaN in output and gradient before anything is accumulated; one product shows either's."""
+        assert passage.output is not None
+        output = passage.output.detach()
+        if gradient is None:
+            what, value = "loss", output
+        else:
+            wide = torch.promote_types(output.dtype, torch.float32)  # half precision would overflow in the sum
+            what = "activation or gradient"
+            value = torch.dot(output.flatten().to(wide), gradient.flatten().to(wide))
+        if value.device.type == "cpu":
+            self._verify(what, value)
+        else:
+            self.suspects.append((what, value))
+
+    def verify(self) -> None:
+        """Read the flags that were put off; raises `NumericalError`."""
+        for what, value in self.suspects:
+            self._verify(what, value)
+        self.suspects.clear()
+
+    def _verify(self, what: str, value: Tensor) -> None:
+        if not value.isfinite():
+            raise NumericalError(
+                f"stage {self.index} ({self.name}): {what} is not finite; look for a learning rate too high, or a bad "
+                f"row in the batch",
+                stage=self.index,
+            )

@@ -1,0 +1,116 @@
+"""What every synthesizer is, and no engine knows more about.
+
+Legend: B examples, T time steps, D features, C channels, H height, W width; `shape` is an activation's without B.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from synthgrad.core.batch import Context
+from synthgrad.core.errors import ContextError
+
+__all__ = ["Feedback", "InputSynthesizer", "Synthesizer"]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What the next stage has sent back.
+
+    Attributes:
+        target_grad: gradient of the *summed* loss with respect to the activation, shape (B, ...). True where the next
+            stage knew the truth, bootstrapped where it used a synthetic gradient of its own.
+    """
+
+    target_grad: Tensor
+
+
+class Synthesizer(nn.Module, ABC):
+    """Predicts, for each row of an activation, the gradient of the summed loss. arXiv:1608.05343, section 2.
+
+    A subclass writes `forward`, and declares what differs from the defaults below. It is built by a factory that is
+    called with the shape of the activation at its cut, without the batch dimension.
+
+    Attributes:
+        needs: what it looks at besides the activation, out of `labels`, `index`, `error`.
+        feedback: what it learns from: `gradient`, or nothing.
+        classes: how many classes there are, where the labels it needs are class indices.
+    """
+
+    needs: frozenset[str] = frozenset()
+    feedback: frozenset[str] = frozenset({"gradient"})
+    classes: int | None = None
+
+    @abstractmethod
+    def forward(self, activation: Tensor, context: Context) -> Tensor:
+        """The synthetic gradient, of the activation's shape (B, ...)."""
+
+    def loss(self, synthetic_grad: Tensor, feedback: Feedback) -> Tensor:
+        """What the synthesizer minimizes, one number for each example (B,): the squared L2 distance to the target.
+
+        Summed over features, never averaged over them; the mean over the examples of the step is taken outside.
+        """
+        return (synthetic_grad - feedback.target_grad).square().flatten(1).sum(1)
+
+    def check(self, context: Context) -> None:
+        """Raise `ContextError` if a declared need is missing or out of range; called before anything has changed."""
+        name = type(self).__name__
+        if self.classes is not None:
+            context.class_labels(self.classes, name)
+        for need in self.needs - {"error"}:  # the error is made by the last stage, when its forward pass is done
+            if getattr(context, need) is None:
+                raise ContextError(f"{name} needs {need}, got none; pass {need}= with one row for each example")
+
+
+class InputSynthesizer(nn.Module, ABC):
+    """Predicts a stage's input from the batch, for the complete unlock. arXiv:1608.05343, section 2."""
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The predicted activation (B, ...), from the model's own inputs."""
+
+    def loss(self, predicted: Tensor, real: Tensor) -> Tensor:
+        """The squared L2 distance of predicted and real input, for each example (B,)."""
+        return (predicted - real).square().flatten(1).sum(1)
+
+
+class LabelBias(nn.Module):
+    """Adds a learned vector for each class: W [h; onehot(y)] = W_h h + W_y[y]. Without classes it adds nothing.
+
+    Args:
+        classes: number of classes, or None.
+        features: length of the vector.
+    """
+
+    def __init__(self, classes: int | None, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, features) if classes else None
+        self.needs = frozenset({"labels"}) if classes else frozenset()
+
+    def forward(self, hidden: Tensor, context: Context) -> Tensor:
+        """Labels (B,) for hidden (B, D), (B, T, D) or (B, C, H, W); or (B, T), one for each token, for (B, T, D)."""
+        if self.table is None:
+            return hidden
+        bias = self.table(context.labels)  # (B, D), (B, T, D) or (B, C)
+        if hidden.dim() == 4:
+            return hidden + bias[:, :, None, None]
+        return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)
+
+
+def row_features(shape: tuple[int, ...]) -> int:
+    """The size of a row: the last dimension of (D,) and (T, D), where a row is a token; all of (C, H, W)."""
+    return shape[-1] if len(shape) <= 2 else math.prod(shape)
+
+
+def as_rows(activation: Tensor) -> Tensor:
+    """(B, D) and (B, T, D) as they are; (B, C, H, W) as (B, C*H*W)."""
+    return activation if activation.dim() <= 3 else activation.flatten(1)
+
+
+def start_at_zero(*layers: nn.Module) -> None:
+    """Zero all weights and biases: of the layers that reach the output, so that the first synthetic gradient is zero."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

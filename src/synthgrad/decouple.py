@@ -1,0 +1,281 @@
+"""The front door: a model goes in, the same model comes out, in stages that learn without waiting for each other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.core.agreement import Alignment
+from synthgrad.core.batch import Batch, Context, Loss
+from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError
+from synthgrad.core.partition import Partition, partition
+from synthgrad.core.plan import Lock, Plan, locks, validate
+from synthgrad.core.preserve import call_preserved, random_preserved
+from synthgrad.core.probe import probe
+from synthgrad.core.schedules import Schedule, backprop, eager, update_unlocked
+from synthgrad.core.stage import Learner, Stage
+from synthgrad.core.synthesizers import InputSynthesizer, Synthesizer
+from synthgrad.engines.local import LocalEngine, Outcome
+
+__all__ = ["Decoupled", "decouple"]
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+SynthesizerFactory = Callable[[tuple[int, ...]], Synthesizer]
+InputSynthesizerFactory = Callable[[tuple[int, ...], tuple[int, ...]], InputSynthesizer]
+LRScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+def decouple(
+    model: nn.Module,
+    *,
+    at: Sequence[str],
+    sample: tuple[Any, ...],
+    loss: Callable[[Any, Any], Tensor] | Loss,
+    optimizer: OptimizerFactory,
+    synthesizer: SynthesizerFactory | Mapping[str, SynthesizerFactory] | None = None,
+    schedule: Schedule | None = None,
+    input_synthesizer: InputSynthesizerFactory | None = None,
+    synthesizer_optimizer: OptimizerFactory | None = None,
+    lr_schedule: LRScheduleFactory | None = None,
+    mixing: float = 1.0,
+) -> "Decoupled":
+    """Decouple a model at the outputs of some of its submodules. arXiv:1608.05343.
+
+    One pass over the sample builds and checks everything; the model, its weights and buffers are left as they are.
+
+    Args:
+        model: any module. It is not changed: the result trains its very parameters.
+        at: names of the submodules at whose outputs to cut, as in `model.named_modules()`.
+        sample: a batch: the model's positional arguments, and last the target.
+        loss: `loss(output, target)`: a mean, or one term for each example or token; see `Loss`.
+        optimizer: `optimizer(parameters)`, for each stage its own.
+        synthesizer: `synthesizer(shape)`, called with the shape of the activation at each cut, without the batch
+            dimension; or such a factory for each name of a cut. None: gradients pass, for locked schedules.
+        schedule: who does what when; `update_unlocked()` if there are synthesizers, which is the default.
+        input_synthesizer: `input_synthesizer(input_shape, shape)`, for `forward_unlocked`.
+        synthesizer_optimizer: as `optimizer`, for the synthesizers of both kinds; `optimizer` if not given.
+        lr_schedule: `lr_schedule(optimizer)`, for each stage's optimizer; counts steps, not epochs.
+        mixing: λ of the schedule's `B`, which injects (1-λ)·synthetic + λ·received.
+
+    Raises:
+        PartitionError: the model cannot be cut there; the message says why, and where it could.
+        ScheduleError: the schedule asks for what the stages do not have.
+        ShapeError: a synthesizer's answer is not of the activation's shape, or the batch is not of one length.
+        ContextError: a synthesizer needs labels that are missing or out of range.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> x, y = torch.randn(16, 4), torch.randint(0, 3, (16,))
+    >>> net = decouple(model, at=["1"], sample=(x, y), loss=nn.functional.cross_entropy,
+    ...                synthesizer=lambda shape: LinearSynthesizer(shape, classes=3),
+    ...                optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    >>> net.step(x, target=y).loss.shape
+    torch.Size([])
+    """
+    if isinstance(model, Decoupled):
+        raise PartitionError("the model is decoupled already; pass net.plain to cut it anew")
+    if len(sample) < 2:
+        raise ShapeError(f"sample: got {len(sample)} values, expected the model's arguments and, last, the target")
+    if not 0.0 <= mixing <= 1.0:
+        raise ScheduleError(f"mixing={mixing}: expected λ between 0 (synthetic alone) and 1 (received alone)")
+    *arguments, target = sample
+    parts = partition(model, at=at, sample=tuple(arguments))
+    learn = synthesizer_optimizer or optimizer
+    synthesizers = _synthesizers(synthesizer, parts, learn)
+    predictors = _input_synthesizers(input_synthesizer, parts, tuple(arguments), learn)
+    criterion = loss if isinstance(loss, Loss) else Loss(loss)
+    criterion.measure(parts.output, target, len(parts.activations[0]) if parts.activations else len(target))
+    stages = [
+        Stage(
+            index,
+            [*parts.names, "output"][index],
+            _learner(piece, optimizer, list(parameters.values())),
+            synthesizer=synthesizers[index],
+            input_synthesizer=predictors[index],
+            loss=criterion if index == len(parts.names) else None,
+            mixing=mixing,
+        )
+        for index, (piece, parameters) in enumerate(zip(parts.pieces, parts.parameters, strict=True))
+    ]
+    if schedule is None:
+        schedule = backprop() if synthesizer is None else update_unlocked()
+    declarations = tuple(stage.declaration for stage in stages)
+    plan = Plan(schedule, declarations)
+    validate(plan)
+    net = Decoupled(model, stages, plan, lr_schedule)
+    _try(stages, parts, net._batch(tuple(arguments), target, None, None).context)
+    return net
+
+
+class Decoupled(nn.Module):
+    """A model in stages that learn on their own; made by `decouple`.
+
+    Called, it is the plain model. Its `state_dict` has the plain model's keys, and `synthgrad.*` for what stands at
+    the cuts: the plain model's file loads into it with `strict=False`.
+
+    Attributes:
+        plain: the model, the very object that was given.
+        stages: its stages, in order.
+        plan: the schedule, with what the stages declare.
+        engine: runs the plan; one process runs it eagerly, which changes nothing but memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: list[Stage],
+        plan: Plan,
+        lr_schedule: LRScheduleFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.plain = model
+        self.synthgrad = nn.ModuleDict({"gradient": _at_cuts(stages), "input": _at_cuts(stages, inputs=True)})
+        self.stages, self.plan = stages, plan
+        self.engine = LocalEngine(stages, replace(plan, schedule=eager(plan.schedule)))
+        optimizers = [stage.piece.optimizer for stage in stages if stage.piece.optimizer is not None]
+        self.lr_schedulers = [lr_schedule(optimizer) for optimizer in optimizers] if lr_schedule else []
+        self.register_state_dict_post_hook(_without_prefix)
+        self.register_load_state_dict_pre_hook(_with_prefix)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The plain model's output: no synthesizer runs, and gradients pass through every cut."""
+        return self.plain(*inputs, **kwargs)
+
+    def step(self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None) -> Outcome:
+        """Every stage learns from a batch, as the schedule says.
+
+        Args:
+            inputs: the model's positional arguments; the first dimension of their tensors is the batch.
+            target: for the loss, with a row for each example.
+            labels: for the synthesizers; the target, if not given.
+            index: each example's number in the data set, for synthesizers that need it.
+
+        Returns:
+            `loss`, the mean loss of the batch, and `agreement` at each cut.
+
+        Raises:
+            ContextError, ShapeError: something is missing or does not fit; nothing has changed.
+            NumericalError: a value is not finite; raised before the faulty stage's update (on a GPU, at the end of the
+                step), naming the stages updated before. The step is given up, pending lessons included.
+        """
+        outcome = self.engine.step(self._batch(inputs, target, labels, index))
+        for scheduler in self.lr_schedulers:
+            scheduler.step()
+        return outcome
+
+    def probe(
+        self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None
+    ) -> dict[str, Alignment]:
+        """For each cut, how well the synthetic gradient aligns with the true one; arguments as in `step`.
+
+        Costs a full pass. Weights, gradients, buffers and the random state are left as they were.
+        """
+        return probe(self.stages, self._batch(inputs, target, labels, index))
+
+    def flush(self) -> Outcome:
+        """Learn what is still pending (with `delay` above 0), before a checkpoint and at the end."""
+        return self.engine.flush()
+
+    @property
+    def locks(self) -> frozenset[Lock]:
+        """What updates wait for, computed from the plan."""
+        return locks(self.plan)
+
+    def _batch(self, inputs: tuple[Any, ...], target: Any, labels: Tensor | None, index: Tensor | None) -> Batch:
+        if labels is None and isinstance(target, Tensor):
+            labels = target
+        last = self.stages[-1].loss
+        assert last is not None
+        batch = Batch.of(inputs, target, Context(labels, index), last)
+        for stage in self.stages:
+            if stage.synthesizer is not None:
+                stage.synthesizer.module.check(batch.context)
+        return batch
+
+
+# ---- what stands at the cuts -----------------------------------------------------------------------------------------
+
+
+def _learner(module: nn.Module, optimizer: OptimizerFactory, parameters: list[nn.Parameter] | None = None) -> Learner:
+    if parameters is None:
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return Learner(module, parameters, optimizer(parameters) if parameters else None)
+
+
+def _synthesizers(
+    given: SynthesizerFactory | Mapping[str, SynthesizerFactory] | None, parts: Partition, optimizer: OptimizerFactory
+) -> list[Learner | None]:
+    """One for each stage, the last has none."""
+    if isinstance(given, Mapping) and set(given) != set(parts.names):
+        raise PartitionError(f"synthesizer: got factories for {sorted(given)}, expected one for each of {parts.names}")
+    found: list[Learner | None] = []
+    for name, activation in zip(parts.names, parts.activations, strict=True):
+        factory = given[name] if isinstance(given, Mapping) else given
+        if factory is None:
+            found.append(None)
+            continue
+        module = factory(tuple(activation.shape[1:])).to(activation.device)
+        found.append(_learner(module, optimizer))
+    return [*found, None]
+
+
+def _input_synthesizers(
+    factory: InputSynthesizerFactory | None, parts: Partition, inputs: tuple[Any, ...], optimizer: OptimizerFactory
+) -> list[Learner | None]:
+    """One for each stage, the first has none: the batch is its input."""
+    found: list[Learner | None] = [None]
+    for name, activation in zip(parts.names, parts.activations, strict=True):
+        if factory is None:
+            found.append(None)
+            continue
+        module = factory(tuple(inputs[0].shape[1:]), tuple(activation.shape[1:])).to(activation.device)
+        with torch.no_grad(), random_preserved([activation]):
+            predicted = call_preserved(module, *inputs)
+        _expect_shape(f"input synthesizer behind {name!r}", predicted, activation)
+        found.append(_learner(module, optimizer))
+    return found
+
+
+def _try(stages: list[Stage], parts: Partition, context: Context) -> None:
+    """Ask each synthesizer for the sample's gradient. Raises `ShapeError` if the answer is not of the right shape."""
+    for stage, activation in zip(stages, parts.activations, strict=False):
+        if stage.synthesizer is None or "error" in stage.declaration.needs:
+            continue
+        with torch.no_grad(), random_preserved([activation]):
+            synthetic_grad = call_preserved(stage.synthesizer.module, activation, context)
+        _expect_shape(f"synthesizer at {stage.name!r}", synthetic_grad, activation)
+
+
+def _expect_shape(who: str, got: Tensor, activation: Tensor) -> None:
+    if got.shape != activation.shape:
+        raise ShapeError(
+            f"{who}: got an answer of shape {tuple(got.shape)}, expected {tuple(activation.shape)} as the activation; "
+            f"build it from the shape that its factory is called with, {tuple(activation.shape[1:])}"
+        )
+
+
+def _at_cuts(stages: list[Stage], *, inputs: bool = False) -> nn.ModuleDict:
+    """The synthesizers by the name of their cut, with `/` for `.`: a module's name has no dots."""
+    found = nn.ModuleDict()
+    for stage, after in zip(stages, stages[1:], strict=False):
+        learner = after.input_synthesizer if inputs else stage.synthesizer
+        if learner is not None:
+            found[stage.name.replace(".", "/")] = learner.module
+    return found
+
+
+# ---- state_dict: the plain model's keys are left unchanged ------------------------------------------------------------
+
+PLAIN = "plain."
+
+
+def _without_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    for key in list(state):
+        state[key.replace(prefix + PLAIN, prefix, 1) if key.startswith(prefix + PLAIN) else key] = state.pop(key)
+
+
+def _with_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for key in list(state):
+        if key.startswith(prefix) and not key.startswith(f"{prefix}synthgrad."):
+            state[f"{prefix}{PLAIN}{key[len(prefix) :]}"] = state.pop(key)

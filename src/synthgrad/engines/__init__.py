@@ -1,0 +1,3 @@
+"""Floor 1: what executes a plan."""
+
+__all__: list[str] = []

@@ -1,0 +1,145 @@
+"""The local engine: all stages in this process, products handed over in memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthgrad.core.actions import Action
+from synthgrad.core.agreement import Agreement
+from synthgrad.core.batch import Batch
+from synthgrad.core.events import ActionDone
+from synthgrad.core.plan import Plan, readers
+from synthgrad.core.run import run
+from synthgrad.core.stage import Passage, Stage
+
+__all__ = ["LocalEngine", "Mailbox", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave.
+
+    Attributes:
+        loss: the mean loss of the whole batch, a scalar without graph; None where the last stage did not run.
+        agreement: by the name of the cut, of the targets that were learned from in this step.
+    """
+
+    loss: Tensor | None
+    agreement: dict[str, Agreement]
+
+
+class Mailbox:
+    """A transport within one process: keeps what an action made until all who wait for it have had it."""
+
+    def __init__(self) -> None:
+        self._products: dict[Action, Any] = {}
+        self._waiting: dict[Action, set[Action]] = {}
+
+    def send(self, action: Action, product: Any, to: tuple[Action, ...]) -> None:
+        """Keep the product for `to`; with nobody waiting it is dropped."""
+        if to:
+            self._products[action], self._waiting[action] = product, set(to)
+
+    def receive(self, action: Action, *, by: Action) -> Any:
+        """The product, and drop it if `by` was the last to wait for it."""
+        self._waiting[action].remove(by)
+        if self._waiting[action]:
+            return self._products[action]
+        del self._waiting[action]
+        return self._products.pop(action)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._products.clear()
+        self._waiting.clear()
+
+    def __len__(self) -> int:
+        return len(self._products)
+
+
+class LocalEngine:
+    """Runs a plan step by step.
+
+    Args:
+        stages: in order.
+        plan: of these stages, validated.
+        observe: told of every action that has ended.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], plan: Plan, *, observe: Callable[[ActionDone], None] | None = None
+    ) -> None:
+        self.stages = list(stages)
+        self.plan = plan
+        self.observe = observe
+        self.mailbox = Mailbox()
+        self.steps = 0  # steps done
+        self.since = 0  # the step of the last flush: nothing older is pending
+
+    def step(self, batch: Batch) -> Outcome:
+        """Run one step.
+
+        Raises:
+            NumericalError: a value is not finite; the step is given up and may be tried again with another batch.
+        """
+        try:
+            self._open(batch)
+            self._run(self.plan.actions(self.steps, since=self.since))
+            for stage in self.stages:
+                stage.verify()
+        except BaseException:
+            self.abandon()
+            raise
+        self.steps += 1
+        return self._outcome()
+
+    def flush(self) -> Outcome:
+        """Run the late actions that are still pending: before a checkpoint, and at the end."""
+        self._run(self.plan.flush(self.steps, since=self.since))
+        self.since = self.steps
+        return self._outcome()
+
+    def abandon(self) -> None:
+        """Give up what is under way, pending lessons included."""
+        self.mailbox.clear()
+        for stage in self.stages:
+            stage.abandon()
+        self.since = self.steps
+
+    def _open(self, batch: Batch) -> None:
+        schedule = self.plan.schedule
+        for part, microbatch in enumerate(batch.split(schedule.microbatches), start=self.steps * schedule.microbatches):
+            for stage in self.stages:
+                kinds = self.plan.kinds(stage.index, part)
+                backward = self.plan.backward(stage.index, part)
+                stage.passages[part] = Passage(
+                    microbatch,
+                    self.steps,
+                    set(kinds),
+                    ends_step=(part + 1) % schedule.microbatches == 0,
+                    sends_gradient=backward is not None and bool(readers(backward, self.plan)),
+                )
+
+    def _run(self, actions: Sequence[Action]) -> None:
+        run(actions, dict(enumerate(self.stages)), self.plan, self.mailbox, self.observe)
+
+    def _outcome(self) -> Outcome:
+        losses, agreement = self.stages[-1].losses, {}
+        for stage in self.stages:
+            if stage.agreements:
+                agreement[stage.name] = _mean(stage.agreements)
+                stage.agreements = []
+        self.stages[-1].losses = []
+        return Outcome(torch.stack(losses).sum() if losses else None, agreement)
+
+
+def _mean(agreements: list[Agreement]) -> Agreement:
+    if len(agreements) == 1:
+        return agreements[0]
+    cosine, norm_ratio = (
+        torch.stack([getattr(a, name) for a in agreements]).mean() for name in ("cosine", "norm_ratio")
+    )
+    return Agreement(cosine, norm_ratio)

@@ -1,0 +1,67 @@
+"""The fully connected network of the paper's feed-forward experiments.
+
+Shapes: `B` batch.
+"""
+
+from collections import OrderedDict
+
+from torch import nn
+
+__all__ = ["fully_connected", "layer_names"]
+
+OUTPUT = "output"
+
+
+def fully_connected(inputs: int, outputs: int, *, hidden: int = 256, layers: int = 4) -> nn.Sequential:
+    """Build Linear-BatchNorm-ReLU layers and a Linear output, taking (B, inputs) to (B, outputs).
+
+    The children are named `layer1` to `layer{layers}` and `output`, so that cuts can be named. The initial weights are
+    drawn from torch's global generator, as every module's are: call `torch.manual_seed` before.
+
+    Args:
+        inputs: features of an input row.
+        outputs: features of an output row, for classification the number of classes.
+        hidden: features of each hidden layer.
+        layers: number of hidden layers, at least 1.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if one of the sizes is below 1.
+
+    Reference:
+        M. Jaderberg et al. Decoupled Neural Interfaces using Synthetic Gradients. ICML 2017, Sect. 3.3.
+        arXiv:1608.05343
+
+    >>> model = fully_connected(64, 10, layers=2)
+    >>> [name for name, _ in model.named_children()]
+    ['layer1', 'layer2', 'output']
+    """
+    _check_sizes(inputs=inputs, outputs=outputs, hidden=hidden, layers=layers)
+    children: OrderedDict[str, nn.Module] = OrderedDict()
+    for number in range(1, layers + 1):
+        children[f"layer{number}"] = _layer(inputs if number == 1 else hidden, hidden)
+    children[OUTPUT] = nn.Linear(hidden, outputs)
+    return nn.Sequential(children)
+
+
+def layer_names(model: nn.Sequential) -> list[str]:
+    """Names of the hidden layers of a `fully_connected` model, from the input on: to cut after each of them.
+
+    >>> layer_names(fully_connected(64, 10, layers=3))
+    ['layer1', 'layer2', 'layer3']
+    """
+    return [name for name, _ in model.named_children() if name != OUTPUT]
+
+
+def _layer(inputs: int, outputs: int) -> nn.Sequential:
+    # No bias: BatchNorm subtracts the batch mean and the bias with it, and adds a bias of its own. The gradient of the
+    # first would be rounding noise, which an optimizer such as Adam scales up to full steps.
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"fully_connected: {name} is {size}, expected 1 or more; pass {name}=1 at least")
