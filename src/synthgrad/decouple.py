@@ -265,7 +265,7 @@ def _at_cuts(stages: list[Stage], *, inputs: bool = False) -> nn.ModuleDict:
     return found
 
 
-# ---- state_dict: the plain model's keys are left unchanged ------------------------------------------------------------
+# ---- state_dict: the plain model's keys are left unchanged -----------------------------------------------------------
 
 PLAIN = "plain."
 

@@ -144,7 +144,7 @@ class Loss:
         self.terms_per_row = 1
 
     def measure(self, output: Any, target: Any, rows: int) -> None:
-        """Learn from a sample how many loss terms there are for each row. Raises `ShapeError` if that is no whole number."""
+        """Learn from a sample how many loss terms each row has. Raises `ShapeError` if that is no whole number."""
         value = self.function(output, target)
         if value.dim() > 0 and self._terms is None:
             if value.numel() % rows:

@@ -111,8 +111,8 @@ def _activation(name: str, recording: Recording, rows: int) -> Tensor:
         )
     if output.dim() == 0 or len(output) != rows:
         raise PartitionError(
-            f"at: {name!r} returns shape {tuple(output.shape)} for a batch of {rows}, expected one row for each example; "
-            f"cut where the batch is the first dimension"
+            f"at: {name!r} returns shape {tuple(output.shape)} for a batch of {rows}, expected one row for each "
+            f"example; cut where the batch is the first dimension"
         )
     return output
 

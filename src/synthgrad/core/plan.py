@@ -1,6 +1,6 @@
-"""A plan is a schedule, what each stage declares, and which rank holds which stage. Here it is said what waits for what.
+"""A plan is a schedule, what each stage declares, and which rank holds which stage.
 
-`dependencies` is the one place: validation, locks, simulation and the engines all ask it.
+What waits for what is said here, by `dependencies`, and nowhere else: validation, locks, simulation and the engines all ask it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from synthgrad.core.schedules import Schedule
 
 __all__ = ["Declaration", "Lock", "Plan", "dependencies", "locks", "stage_locks", "validate"]
 
-# The actions by which a stage back-propagates through itself, and so makes the gradient that the stage before waits for.
+# By these a stage back-propagates through itself, and so makes the gradient that the stage before waits for.
 BACKWARD = (Kind.S, Kind.B, Kind.I)
 
 
@@ -92,7 +92,7 @@ def _kinds(plan: Plan, step: int) -> dict[tuple[int, int], frozenset[Kind]]:
 
 
 def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
-    """What the action waits for at other stages. (Besides, it comes after its own stage's earlier actions.)
+    """What the action waits for at other stages; besides, it comes after its own stage's earlier actions.
 
     Raises:
         ScheduleError: the action needs a gradient that no action of the plan makes.
@@ -108,8 +108,8 @@ def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
     source = plan.backward(stage + 1, microbatch)
     if source is None:
         raise ScheduleError(
-            f"{action} needs {stage + 1}S{microbatch} or {stage + 1}B{microbatch}, and {plan.schedule.name} has neither "
-            f"in that step; add one of them, or leave {action} out"
+            f"{action} needs {stage + 1}S{microbatch} or {stage + 1}B{microbatch}, and {plan.schedule.name} has "
+            f"neither in that step; add one of them, or leave {action} out"
         )
     return (source,)
 

@@ -1,5 +1,7 @@
 """Alignment: synthetic against true gradients, measured by a full pass that leaves no trace."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def _forward(stages: list[Stage], batch: Batch) -> list[tuple[Tensor | None, Ten
     return passes
 
 
-def _gradients(output: Tensor, wanted: list[Tensor], gradient: Tensor | None) -> list[Tensor]:
+def _gradients(output: Tensor, wanted: Sequence[Tensor], gradient: Tensor | None) -> list[Tensor]:
     """D output / d wanted; zeros for what the output does not depend on. Keeps the graph, for a second gradient."""
     if not wanted or not output.requires_grad:
         return [torch.zeros_like(tensor) for tensor in wanted]

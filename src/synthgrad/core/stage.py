@@ -276,9 +276,9 @@ class Stage:
             learner.update()
 
     def _keeps(self, passage: Passage, lesson: Kind) -> bool:
-        """Whether the graph of a prediction made now can serve the lesson: there is one, and no earlier step's before it.
+        """Whether the graph of a prediction made now can serve the lesson, so that the synthesizer runs only once.
 
-        Then the lesson finds the weights unchanged, and need not run the synthesizer a second time.
+        It can where no earlier step's lesson is still to come: then the lesson finds the weights unchanged.
         """
         behind = (other for other in self.passages.values() if other.step < passage.step)
         return lesson in passage.left and not any(lesson in other.left for other in behind)

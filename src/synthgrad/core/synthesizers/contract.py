@@ -110,7 +110,7 @@ def as_rows(activation: Tensor) -> Tensor:
 
 
 def start_at_zero(*layers: nn.Module) -> None:
-    """Zero all weights and biases: of the layers that reach the output, so that the first synthetic gradient is zero."""
+    """Zero the weights and biases of the layers that reach the output: the first synthetic gradient is then zero."""
     for layer in layers:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

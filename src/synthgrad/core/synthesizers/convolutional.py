@@ -41,8 +41,8 @@ class ConvSynthesizer(Synthesizer):
         super().__init__()
         if len(shape) != 3:
             raise ShapeError(
-                f"ConvSynthesizer: got an activation of shape (B, {', '.join(map(str, shape))}), expected (B, C, H, W); "
-                f"use LinearSynthesizer or MLPSynthesizer"
+                f"ConvSynthesizer: got an activation of shape (B, {', '.join(map(str, shape))}), expected "
+                f"(B, C, H, W); use LinearSynthesizer or MLPSynthesizer"
             )
         width = channels or shape[0]
         self.first = nn.Conv2d(shape[0], width, kernel, padding="same")
