@@ -1,6 +1,7 @@
 """A plan is a schedule, what each stage declares, and which rank holds which stage.
 
-What waits for what is said here, by `dependencies`, and nowhere else: validation, locks, simulation and the engines all ask it.
+What waits for what is said here, by `dependencies`, and nowhere else: validation, locks, simulation and the engines
+ask it.
 """
 
 from collections.abc import Iterable, Sequence
