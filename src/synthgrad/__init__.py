@@ -4,94 +4,29 @@
     net.step(x, target=y)
 
 Synthetic gradients, Jaderberg et al. 2016, arXiv:1608.05343. The whole method on one page: `examples/whole_idea.py`.
+
+The public names are listed in `__init__.pyi`, which editors and type checkers read as well. Each is imported when it is
+first used, so that `synthgrad --help` need not wait for torch.
 """
 
-from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
-from synthgrad.core.agreement import Agreement, Alignment
-from synthgrad.core.batch import Context, Gradient, Loss
-from synthgrad.core.errors import (
-    ContextError,
-    DeadlockError,
-    NumericalError,
-    PartitionError,
-    ScheduleError,
-    ShapeError,
-    SynthgradError,
-)
-from synthgrad.core.partition import Partition, partition
-from synthgrad.core.plan import Declaration, Lock, Plan, dependencies, locks, stage_locks, validate
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    forward_unlocked,
-    from_text,
-    gpipe,
-    one_f_one_b,
-    sporadic,
-    update_unlocked,
-)
-from synthgrad.core.simulate import Timeline, simulate
-from synthgrad.core.synthesizers import (
-    ConvSynthesizer,
-    Feedback,
-    InputSynthesizer,
-    LinearSynthesizer,
-    MLPInputSynthesizer,
-    MLPSynthesizer,
-    OracleSynthesizer,
-    Synthesizer,
-    ZeroSynthesizer,
-)
-from synthgrad.decouple import Decoupled, decouple
-from synthgrad.engines.local import LocalEngine, Outcome
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-__all__ = [
-    "Action",
-    "Agreement",
-    "Alignment",
-    "Context",
-    "ContextError",
-    "ConvSynthesizer",
-    "DeadlockError",
-    "Declaration",
-    "Decoupled",
-    "Feedback",
-    "Gradient",
-    "InputSynthesizer",
-    "Kind",
-    "LinearSynthesizer",
-    "LocalEngine",
-    "Lock",
-    "Loss",
-    "MLPInputSynthesizer",
-    "MLPSynthesizer",
-    "NumericalError",
-    "OracleSynthesizer",
-    "Outcome",
-    "Partition",
-    "PartitionError",
-    "Plan",
-    "Schedule",
-    "ScheduleError",
-    "ShapeError",
-    "Synthesizer",
-    "SynthgradError",
-    "Timeline",
-    "ZeroSynthesizer",
-    "backprop",
-    "decouple",
-    "dependencies",
-    "format_actions",
-    "forward_unlocked",
-    "from_text",
-    "gpipe",
-    "locks",
-    "one_f_one_b",
-    "parse_actions",
-    "partition",
-    "simulate",
-    "sporadic",
-    "stage_locks",
-    "update_unlocked",
-    "validate",
-]
+_LISTED = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+_HOMES = {name.name: node.module for node in _LISTED if isinstance(node, ast.ImportFrom) for name in node.names}
+
+__all__ = sorted(_HOMES)  # pyrefly: ignore
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'synthgrad' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -166,6 +166,8 @@ def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dic
     if fault := _misplaced(action, plan, step):
         return fault
     declared = plan.stages[stage]
+    if kind in BACKWARD and declared.input_synthesizer and Kind.P not in plan.kinds(stage, microbatch):
+        return f"stage {stage} has an input synthesizer, but no {stage}P{microbatch}; use forward_unlocked(), or none"
     learning = Action(stage, Kind.P if declared.input_synthesizer else Kind.F, microbatch)
     needed = list(dependencies(action, plan))
     if kind in BACKWARD or kind is Kind.T:
