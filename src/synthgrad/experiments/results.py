@@ -1,0 +1,255 @@
+"""Results as lines of JSON, one for each cell (a method with a seed), and what they come to over the seeds."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from synthgrad.core.errors import SynthgradError
+from synthgrad.core.events import Event
+
+__all__ = [
+    "BASELINE",
+    "CellEvent",
+    "Difference",
+    "Failed",
+    "Result",
+    "ResultsError",
+    "Spread",
+    "Summary",
+    "confidence",
+    "decode_result",
+    "encode_result",
+    "read_results",
+    "summarize",
+    "t_quantile",
+]
+
+BASELINE = "bp"  # what the others are compared with
+Figures = Mapping[str, Mapping[str, float]]  # by cut, then by the figure's name
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A cell was cut short by a value that is not finite; `step` steps were done before."""
+
+    step: int
+    reason: str
+
+
+CellEvent = Event | Failed
+
+
+class ResultsError(SynthgradError, ValueError):
+    """A file of results cannot be read or written; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell: one method trained with one seed.
+
+    Attributes:
+        method: the method's name.
+        seed: of weights, batches and fold.
+        steps: that were done.
+        test_error: of the plain model on the test part after training, a share from 0 to 1; None if the cell failed.
+        test_loss: likewise.
+        valid_error: likewise, on the validation part.
+        valid_loss: likewise.
+        ms_per_step: median over all steps of the time that a step took, in milliseconds.
+        locks: what updates wait for, computed from the plan.
+        agreement: by cut, the median over all steps of each figure of `Agreement`.
+        alignment: by cut, the median over all probes of each figure of `Alignment`.
+        failed: why the cell was cut short; None if it was not.
+        settings: of the comparison.
+        versions: of Python and the packages.
+        hardware: processor, cores, threads.
+        command: the command line.
+    """
+
+    method: str
+    seed: int
+    steps: int
+    test_error: float | None = None
+    test_loss: float | None = None
+    valid_error: float | None = None
+    valid_loss: float | None = None
+    ms_per_step: float | None = None
+    locks: tuple[str, ...] = ()
+    agreement: Figures = field(default_factory=dict)
+    alignment: Figures = field(default_factory=dict)
+    failed: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, str | int] = field(default_factory=dict)
+    command: str = ""
+
+
+def encode_result(result: Result) -> str:
+    """One line of JSON, without the line's end."""
+    return json.dumps(asdict(result), allow_nan=False)
+
+
+def decode_result(line: str) -> Result:
+    """The inverse of `encode_result`. Raises `ValueError` on anything else."""
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    known = [one.name for one in fields(Result)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    if missing := [name for name in ("method", "seed", "steps") if name not in values]:
+        raise ValueError(f"no field {missing[0]!r}")
+    return Result(**values | {"locks": tuple(values.get("locks", ()))})
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read a file of results; blank lines are passed over.
+
+    Raises:
+        ResultsError: the file cannot be read, or a line is broken; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    found: list[Result] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                found.append(decode_result(line))
+        except (ValueError, TypeError) as error:
+            raise ResultsError(
+                f"{path}, line {number}: {error}; expected one result as `synthgrad compare --results` writes it: "
+                f"remove the line, or measure anew"
+            ) from None
+    return found
+
+
+# ---- over the seeds --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over `n` seeds; of a single seed there is no deviation."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences, and half the width of its 95 % t-interval; a single pair has no interval."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a method's cells come to.
+
+    Attributes:
+        method: the method's name.
+        locks: what its updates wait for.
+        failed: how many cells failed; they enter no figure below.
+        error: test error over the seeds, shares from 0 to 1.
+        difference: of test error to the baseline with the same seed; None for the baseline, or without it.
+        ms_per_step: mean over the seeds of the cells' medians.
+        times: how many times as long as the baseline's a step takes, mean over the seeds.
+        agreement: by cut, mean over the seeds.
+        alignment: likewise.
+    """
+
+    method: str
+    locks: tuple[str, ...]
+    failed: int
+    error: Spread | None
+    difference: Difference | None
+    ms_per_step: float | None
+    times: float | None
+    agreement: Figures
+    alignment: Figures
+
+
+def summarize(results: Iterable[Result]) -> list[Summary]:
+    """What the cells come to, method by method, in the order in which the methods first appear."""
+    cells = list(results)
+    baseline = {cell.seed: cell for cell in cells if cell.method == BASELINE and cell.failed is None}
+    return [
+        _summary(method, [cell for cell in cells if cell.method == method], baseline)
+        for method in dict.fromkeys(cell.method for cell in cells)
+    ]
+
+
+def _summary(method: str, cells: list[Result], baseline: Mapping[int, Result]) -> Summary:
+    done = [cell for cell in cells if cell.failed is None]
+    pairs = [(cell, baseline[cell.seed]) for cell in done if cell.seed in baseline]
+    errors = [cell.test_error for cell in done if cell.test_error is not None]
+    times = [cell.ms_per_step for cell in done if cell.ms_per_step is not None]
+    ratios = [ours.ms_per_step / its.ms_per_step for ours, its in pairs if ours.ms_per_step and its.ms_per_step]
+    gaps = [
+        ours.test_error - its.test_error
+        for ours, its in pairs
+        if ours.test_error is not None and its.test_error is not None
+    ]
+    return Summary(
+        method,
+        cells[0].locks,
+        failed=len(cells) - len(done),
+        error=Spread(fmean(errors), stdev(errors) if len(errors) > 1 else None, len(errors)) if errors else None,
+        difference=confidence(gaps) if gaps and method != BASELINE else None,
+        ms_per_step=fmean(times) if times else None,
+        times=fmean(ratios) if ratios else None,
+        agreement=_mean_figures([cell.agreement for cell in done]),
+        alignment=_mean_figures([cell.alignment for cell in done]),
+    )
+
+
+def _mean_figures(all_figures: list[Figures]) -> dict[str, dict[str, float]]:
+    if not all_figures:
+        return {}
+    return {
+        cut: {name: fmean(figures[cut][name] for figures in all_figures if cut in figures) for name in first}
+        for cut, first in all_figures[0].items()
+    }
+
+
+def confidence(differences: list[float]) -> Difference:
+    """Mean of paired differences with its 95 % interval by Student's t.
+
+    >>> confidence([1.0, 2.0, 3.0])
+    Difference(mean=2.0, half_width=2.484..., n=3)
+    """
+    n = len(differences)
+    half_width = t_quantile(n - 1) * stdev(differences) / math.sqrt(n) if n > 1 else None
+    return Difference(fmean(differences), half_width, n)
+
+
+# The 0.975 quantile of Student's t for 1 to 30 degrees of freedom.
+T_QUANTILES = (
+    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139,
+    2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
+    2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
+)  # fmt: skip
+
+
+def t_quantile(freedom: int) -> float:
+    """The 0.975 quantile of Student's t; beyond the table by its expansion, right to five digits there.
+
+    Reference:
+        M. Abramowitz, I. A. Stegun. Handbook of Mathematical Functions, 1964, eq. 26.7.5.
+    """
+    if freedom < 1:
+        raise ValueError(f"t_quantile: got {freedom} degrees of freedom, expected at least 1")
+    if freedom <= len(T_QUANTILES):
+        return T_QUANTILES[freedom - 1]
+    z = 1.959963985
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2

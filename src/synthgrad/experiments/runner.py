@@ -1,0 +1,319 @@
+"""Runs a comparison: every method with every seed, on the same weights and the same batches.
+
+The methods of a seed take turns, an epoch each, so that whatever else the machine does hits all of them alike:
+
+    seed 0:  bp, zero, cdni | bp, zero, cdni | ..        each block one epoch
+    seed 1:  bp, zero, cdni | ..
+
+Shapes: `B` batch, `N` images.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from synthgrad.core.agreement import Agreement, Alignment
+from synthgrad.core.errors import NumericalError
+from synthgrad.core.events import Evaluated, Finished, Probed, Started, StepDone
+from synthgrad.core.plan import Declaration, Lock, Plan, locks
+from synthgrad.data import Split, digits
+from synthgrad.decoupled import decouple
+from synthgrad.engines.local import Outcome
+from synthgrad.experiments.results import CellEvent, Failed, Result
+from synthgrad.experiments.spec import CLASSES, Comparison, Method, method_named
+from synthgrad.models import fully_connected, layer_names
+
+__all__ = ["Cell", "PlainLoop", "run_comparison"]
+
+Tell = Callable[[CellEvent, Mapping[str, Any]], None]
+Keep = Callable[[Result], None]
+
+
+def run_comparison(
+    comparison: Comparison, tell: Tell, *, keep: Keep | None = None, provenance: Mapping[str, Any] | None = None
+) -> list[Result]:
+    """Train each method with each seed.
+
+    Args:
+        comparison: what to run.
+        tell: called with each event and its labels, `method` and `seed`; never while a step is timed.
+        keep: called with each cell's result once it has ended.
+        provenance: what else the results say: `versions`, `hardware`, `command`.
+
+    Returns:
+        One result for each cell; of a cell that failed, too.
+    """
+    results: list[Result] = []
+    with _threads(comparison.threads):
+        for seed in range(comparison.seeds):
+            cells = [Cell(comparison, method_named(name), seed, tell) for name in comparison.methods]
+            _take_turns([cell.epochs() for cell in cells])
+            for cell in cells:
+                results.append(replace(cell.result(), **dict(provenance or {})))
+                if keep is not None:
+                    keep(results[-1])
+    return results
+
+
+def _take_turns(runs: Sequence[Iterator[None]]) -> None:
+    """Advance each by an epoch, again and again, until all have ended."""
+    waiting = list(runs)
+    while waiting:
+        waiting = [run for run in waiting if next(run, _ENDED) is not _ENDED]
+
+
+_ENDED = object()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- what is trained -------------------------------------------------------------------------------------------------
+
+
+class Net(Protocol):
+    """What a cell trains: a `Decoupled`, or a `PlainLoop`."""
+
+    plain: Any
+
+    @property
+    def locks(self) -> frozenset[Lock]:
+        """What updates wait for."""
+        ...
+
+    def step(self, *inputs: Tensor, target: Tensor) -> Outcome:
+        """Learn from a batch."""
+        ...
+
+    def probe(self, *inputs: Tensor, target: Tensor) -> dict[str, Alignment]:
+        """Alignment at each cut."""
+        ...
+
+
+class PlainLoop:
+    """Back-propagation as everybody writes it, without our library: the baseline, in results and in time.
+
+    Args:
+        model: taking (B, inputs) to (B, classes).
+        optimizer: of all its parameters.
+        lr_schedule: counts steps.
+        plan: says what updates wait for; it is not what is run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_schedule: torch.optim.lr_scheduler.LRScheduler,
+        plan: Plan,
+    ) -> None:
+        self.plain, self.optimizer, self.lr_schedule, self.plan = model, optimizer, lr_schedule, plan
+
+    @property
+    def locks(self) -> frozenset[Lock]:
+        """What updates wait for."""
+        return locks(self.plan)
+
+    def step(self, *inputs: Tensor, target: Tensor) -> Outcome:
+        """One step of back-propagation."""
+        self.optimizer.zero_grad()
+        loss = functional.cross_entropy(self.plain(*inputs), target)
+        loss.backward()
+        self.optimizer.step()
+        self.lr_schedule.step()
+        return Outcome(loss.detach(), {})
+
+    def probe(self, *inputs: Tensor, target: Tensor) -> dict[str, Alignment]:
+        """Nothing: there is no synthetic gradient."""
+        return {}
+
+
+def _build(comparison: Comparison, method: Method, sample: tuple[Tensor, Tensor], steps: int) -> Net:
+    """The network with its optimizers. The model's weights are drawn first, so that they are the same everywhere."""
+    model = fully_connected(
+        sample[0].shape[1], CLASSES, hidden=comparison.hidden, layers=comparison.layers
+    )
+    optimizer = partial(torch.optim.Adam, lr=comparison.lr)
+    lr_schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)
+    if method.plain:
+        own = optimizer(model.parameters())
+        stages = (Declaration(synthesizer=False, feedback=frozenset()),) * (comparison.layers + 1)
+        return PlainLoop(model, own, lr_schedule(own), Plan(method.schedule(), stages))
+    return decouple(
+        model,
+        at=layer_names(model),
+        sample=sample,
+        loss=functional.cross_entropy,
+        optimizer=optimizer,
+        synthesizer=method.synthesizer,
+        input_synthesizer=method.input_synthesizer,
+        synthesizer_optimizer=partial(torch.optim.Adam, lr=comparison.synthesizer_lr),
+        lr_schedule=lr_schedule,
+        schedule=method.schedule(),
+    )
+
+
+# ---- one method with one seed ----------------------------------------------------------------------------------------
+
+
+class Cell:
+    """One method with one seed.
+
+    Args:
+        comparison: what is compared.
+        method: the method.
+        seed: of the initial weights, of the order of the images, and number of the fold.
+        tell: called with each event.
+
+    Raises:
+        SettingsError, ShapeError and the like: before anything is trained.
+    """
+
+    def __init__(self, comparison: Comparison, method: Method, seed: int, tell: Tell) -> None:
+        self.comparison, self.method, self.seed = comparison, method, seed
+        self._tell = tell
+        self.data: Split = digits(fold=seed)
+        self.batches = len(self.data.train_y) // comparison.batch_size  # of an epoch
+        self.total = self.batches * comparison.epochs
+        self.steps = 0
+        self.seconds: list[float] = []  # of each step
+        self.agreement: dict[str, dict[str, list[float]]] = {}
+        self.alignment: dict[str, dict[str, list[float]]] = {}
+        self.evaluated: dict[str, Evaluated] = {}  # the last of each split
+        self.failed: str | None = None
+        self._order = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            sample = (self.data.train_x[: comparison.batch_size], self.data.train_y[: comparison.batch_size])
+            self.net = _build(comparison, method, sample, self.total)
+            self._random = torch.get_rng_state()
+
+    def epochs(self) -> Iterator[None]:
+        """Train, pausing after each epoch; whatever runs in the pauses changes nothing here."""
+        began = time.perf_counter()
+        self.tell(Started(self.comparison.as_table(), self.lock_names))
+        try:
+            for _ in range(self.comparison.epochs):
+                with self._own_random():
+                    self._epoch()
+                yield
+            self._evaluate("test", self.data.test_x, self.data.test_y)
+            self.tell(Finished(self.steps, time.perf_counter() - began))
+        except NumericalError as error:
+            self.failed = str(error)
+            self.tell(Failed(self.steps, self.failed))
+
+    @property
+    def lock_names(self) -> tuple[str, ...]:
+        """What updates wait for, in the order in which a batch meets it."""
+        return tuple(lock.value for lock in Lock if lock in self.net.locks)
+
+    def tell(self, event: CellEvent) -> None:
+        """Pass on an event, saying where it happened."""
+        self._tell(event, {"method": self.method.name, "seed": self.seed})
+
+    def result(self) -> Result:
+        """What was measured."""
+        test, valid = (self.evaluated.get(split) if self.failed is None else None for split in ("test", "valid"))
+        return Result(
+            method=self.method.name,
+            seed=self.seed,
+            steps=self.steps,
+            test_error=test.error if test else None,
+            test_loss=test.loss if test else None,
+            valid_error=valid.error if valid else None,
+            valid_loss=valid.loss if valid else None,
+            ms_per_step=1e3 * median(self.seconds) if self.seconds else None,
+            locks=self.lock_names,
+            agreement=_medians(self.agreement),
+            alignment=_medians(self.alignment),
+            failed=self.failed,
+            settings=self.comparison.as_table(),
+        )
+
+    def _epoch(self) -> None:
+        size = self.comparison.batch_size
+        order = torch.randperm(len(self.data.train_y), generator=self._order)  # (N,)
+        for first in range(0, self.batches * size, size):
+            chosen = order[first : first + size]
+            self._step(self.data.train_x[chosen], self.data.train_y[chosen])
+        self._evaluate("valid", self.data.valid_x, self.data.valid_y)
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        start = time.perf_counter()
+        outcome = self.net.step(images, target=labels)
+        self.seconds.append(time.perf_counter() - start)
+        assert outcome.loss is not None
+        loss = float(outcome.loss)
+        if not _is_finite(loss):  # a plain loop does not look itself
+            raise NumericalError(f"the loss is {loss} after step {self.steps + 1}; lower --lr", stage=-1)
+        self.steps += 1
+        agreement = _gather(self.agreement, outcome.agreement)
+        self.tell(StepDone(self.steps, loss, agreement))
+        if self._is_probed(self.steps):
+            aligned = self.net.probe(self.data.valid_x, target=self.data.valid_y)
+            if aligned:
+                self.tell(Probed(self.steps, _gather(self.alignment, aligned)))
+
+    def _is_probed(self, step: int) -> bool:
+        """Whether one of the probes, spread evenly over the run, falls on this step."""
+        probes = self.comparison.probes
+        return step * probes // self.total > (step - 1) * probes // self.total
+
+    def _evaluate(self, split: str, images: Tensor, labels: Tensor) -> None:
+        self.net.plain.eval()
+        with torch.no_grad():
+            output = self.net.plain(images)  # (N, classes)
+        self.net.plain.train()
+        loss = float(functional.cross_entropy(output, labels))
+        if not _is_finite(loss):
+            raise NumericalError(f"the loss on the {split} part is {loss} after step {self.steps}", stage=-1)
+        error = float((output.argmax(1) != labels).double().mean())
+        self.evaluated[split] = Evaluated(self.steps, split, loss, error)
+        self.tell(self.evaluated[split])
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Draw random numbers from where this cell left off, not from where another one did."""
+        before = torch.get_rng_state()
+        torch.set_rng_state(self._random)
+        try:
+            yield
+        finally:
+            self._random = torch.get_rng_state()
+            torch.set_rng_state(before)
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")  # false for NaN, too
+
+
+def _gather(
+    into: dict[str, dict[str, list[float]]], figures: Mapping[str, Agreement | Alignment]
+) -> dict[str, dict[str, float]]:
+    """The figures as plain numbers, by cut; and add each to its list."""
+    plain = {cut: figure.as_dict() for cut, figure in figures.items()}
+    for cut, values in plain.items():
+        for name, value in values.items():
+            into.setdefault(cut, {}).setdefault(name, []).append(value)
+    return plain
+
+
+def _medians(lists: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, float]]:
+    # Not the mean: a norm ratio is huge wherever the gradient that it is divided by almost vanishes.
+    return {cut: {name: median(values) for name, values in figures.items()} for cut, figures in lists.items()}
