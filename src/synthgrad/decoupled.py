@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad.core.agreement import Alignment
+from synthgrad.core.agreement import Agreement, Alignment
 from synthgrad.core.batch import Batch, Context, Loss
 from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError
 from synthgrad.core.partition import Partition, partition
@@ -173,7 +173,7 @@ class Decoupled(nn.Module):
         """
         return probe(self.stages, self._batch(inputs, target, labels, index))
 
-    def flush(self) -> Outcome:
+    def flush(self) -> dict[str, Agreement]:
         """Learn what is still pending (with `delay` above 0), before a checkpoint and at the end."""
         return self.engine.flush()
 

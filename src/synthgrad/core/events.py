@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ActionDone", "Event", "Evaluated", "Finished", "Probed", "Started", "StepDone", "decode", "encode"]
+__all__ = ["ActionDone", "Event", "Evaluated", "Failed", "Finished", "Probed", "Started", "StepDone", "decode", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """The run has been given up at this step; the reason as it was said."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A run has ended; without this event it was cut short."""
 
@@ -64,8 +72,8 @@ class Finished:
     seconds: float
 
 
-Event = Started | ActionDone | StepDone | Probed | Evaluated | Finished
-_EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probed, Evaluated, Finished)}
+Event = Started | ActionDone | StepDone | Probed | Evaluated | Failed | Finished
+_EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probed, Evaluated, Failed, Finished)}
 
 
 def encode(event: Event, **labels: Any) -> str:

@@ -23,11 +23,11 @@ class Outcome:
     """What a step gave.
 
     Attributes:
-        loss: the mean loss of the whole batch, a scalar without graph; None where the last stage did not run.
+        loss: the mean loss of the whole batch, a scalar without graph; NaN where the last stage did not run.
         agreement: by the name of the cut, of the targets that were learned from in this step.
     """
 
-    loss: Tensor | None
+    loss: Tensor
     agreement: dict[str, Agreement]
 
 
@@ -94,13 +94,14 @@ class LocalEngine:
             self.abandon()
             raise
         self.steps += 1
-        return self._outcome()
+        losses, self.stages[-1].losses = self.stages[-1].losses, []
+        return Outcome(torch.stack(losses).sum() if losses else torch.tensor(float("nan")), self._take_agreement())
 
-    def flush(self) -> Outcome:
-        """Run the late actions that are still pending: before a checkpoint, and at the end."""
+    def flush(self) -> dict[str, Agreement]:
+        """Run the late actions that are still pending: before a checkpoint, and at the end; returns their agreement."""
         self._run(self.plan.flush(self.steps, since=self.since))
         self.since = self.steps
-        return self._outcome()
+        return self._take_agreement()
 
     def abandon(self) -> None:
         """Give up what is under way, pending lessons included."""
@@ -126,14 +127,11 @@ class LocalEngine:
     def _run(self, actions: Sequence[Action]) -> None:
         run(actions, dict(enumerate(self.stages)), self.plan, self.mailbox, self.observe)
 
-    def _outcome(self) -> Outcome:
-        losses, agreement = self.stages[-1].losses, {}
+    def _take_agreement(self) -> dict[str, Agreement]:
+        taken = {stage.name: _mean(stage.agreements) for stage in self.stages if stage.agreements}
         for stage in self.stages:
-            if stage.agreements:
-                agreement[stage.name] = _mean(stage.agreements)
-                stage.agreements = []
-        self.stages[-1].losses = []
-        return Outcome(torch.stack(losses).sum() if losses else None, agreement)
+            stage.agreements = []
+        return taken
 
 
 def _mean(agreements: list[Agreement]) -> Agreement:
