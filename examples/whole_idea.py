@@ -118,7 +118,7 @@ def train_decoupled(layers: list[nn.Module], synthesizers: list[Synthesizer] | N
                 h.backward(synthetic.detach() / len(x))  # ... and inject; the loss is a mean, M speaks of the sum
             if below is not None:
                 target = h_in.grad * len(x)  # T: teach M_{k-1}
-                (below - target).square().sum(1).mean().backward()
+                (F.mse_loss(below, target, reduction="sum") / len(x)).backward()
                 update(teachers[k - 1])
             update(optimizers[k])  # U: layer k+1 has not even seen the batch yet
             below = synthetic
@@ -151,7 +151,8 @@ def train_unlocked(
                 predicted = predictors[k - 1](x)  # P: a guess of what the layer below will send
                 h_in = predicted.detach().requires_grad_()
                 h = functional_call(layer, {name: b.clone() for name, b in layer.named_buffers()}, h_in)
-                (predicted - real).square().sum(1).mean().backward()  # Q: teach I_k, when the real input has come
+                squared = F.mse_loss(predicted, real, reduction="sum")  # Q: teach I_k, when the real input has come
+                (squared / len(x)).backward()
                 update(input_teachers[k - 1])
             if k == last:
                 F.cross_entropy(h, y).backward()
@@ -160,7 +161,7 @@ def train_unlocked(
                 synthetic = synthesizers[k](h.detach(), y)  # S
                 h.backward(synthetic.detach() / len(x))
             if below is not None:
-                (below - h_in.grad * len(x)).square().sum(1).mean().backward()  # T
+                (F.mse_loss(below, h_in.grad * len(x), reduction="sum") / len(x)).backward()  # T
                 update(teachers[k - 1])
             update(optimizers[k])  # U
             with torch.no_grad():

@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ActionDone", "Event", "Evaluated", "Failed", "Finished", "Probed", "Started", "StepDone", "decode", "encode"]
+__all__ = [
+    "ActionDone",
+    "Event",
+    "Evaluated",
+    "Failed",
+    "Finished",
+    "Probed",
+    "Started",
+    "StepDone",
+    "decode",
+    "encode",
+]
 
 
 @dataclass(frozen=True, slots=True)

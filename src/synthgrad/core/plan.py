@@ -8,12 +8,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from synthgrad.core.actions import Action, Kind, format_actions
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.schedules import Schedule
 
-__all__ = ["Declaration", "Lock", "Plan", "dependencies", "locks", "stage_locks", "validate"]
+__all__ = [
+    "Declaration",
+    "Line",
+    "Lock",
+    "Plan",
+    "dependencies",
+    "line_of",
+    "locks",
+    "readers",
+    "stage_locks",
+    "validate",
+]
 
 # By these a stage back-propagates through itself, and so makes the gradient that the stage before waits for.
 BACKWARD = (Kind.S, Kind.B, Kind.I)
@@ -72,9 +84,25 @@ class Plan:
         """All actions of the first steps, and the flush."""
         return [action for step in range(steps) for action in self.actions(step)] + list(self.flush(steps))
 
+    def lines(self, step: int, *, since: int = 0) -> list["Line"]:
+        """The actions of a step, each with what it waits for and who waits for it."""
+        model = self._model(step)
+        shift, first = (step - model) * self.schedule.microbatches, since * self.schedule.microbatches
+        lines = _lines(self, model)
+        if shift:
+            lines = [
+                Line(_later(a, shift), *(tuple(_later(o, shift) for o in os) for os in rest)) for a, *rest in lines
+            ]
+        return [line for line in lines if line.action.microbatch >= first]
+
+    def _model(self, step: int) -> int:
+        """A step that this one is like: the first that has all its late actions, if steps repeat."""
+        return self.schedule.lateness if self.schedule.repeats else step
+
     def kinds(self, stage: int, microbatch: int) -> frozenset[Kind]:
         """All that the stage does with this microbatch, in its own step or later."""
-        return _kinds(self, microbatch // self.schedule.microbatches).get((stage, microbatch), frozenset())
+        step, place = divmod(microbatch, self.schedule.microbatches)
+        return _kinds(self, self._model(step)).get((stage, place), frozenset())
 
     def backward(self, stage: int, microbatch: int) -> Action | None:
         """How the stage back-propagates this microbatch through itself (S, B or I); None where it is skipped."""
@@ -88,8 +116,36 @@ def _kinds(plan: Plan, step: int) -> dict[tuple[int, int], frozenset[Kind]]:
     for later in range(step, step + plan.schedule.lateness + 1):
         for action in plan.actions(later):
             if plan.schedule.step_of(action) == step:
-                found.setdefault((action.stage, action.microbatch), set()).add(action.kind)
+                place = action.microbatch % plan.schedule.microbatches
+                found.setdefault((action.stage, place), set()).add(action.kind)
     return {place: frozenset(kinds) for place, kinds in found.items()}
+
+
+class Line(NamedTuple):
+    """An action, what it waits for, and who waits for what it makes."""
+
+    action: Action
+    sources: tuple[Action, ...]
+    readers: tuple[Action, ...]
+
+
+def line_of(action: Action, plan: Plan) -> Line:
+    """The action with both of its sides."""
+    return Line(action, dependencies(action, plan), readers(action, plan))
+
+
+@lru_cache(maxsize=64)
+def _lines(plan: Plan, step: int) -> tuple[Line, ...]:
+    return tuple(line_of(action, plan) for action in plan.actions(step))
+
+
+def _later(line: Line, shift: int) -> Line:
+    (stage, kind, microbatch), sources, readers = line
+    return Line(
+        Action(stage, kind, microbatch + shift),
+        tuple([Action(stage, kind, microbatch + shift) for stage, kind, microbatch in sources]),
+        tuple([Action(stage, kind, microbatch + shift) for stage, kind, microbatch in readers]),
+    )
 
 
 def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:

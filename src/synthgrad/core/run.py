@@ -1,13 +1,13 @@
 """The one interpreter: every engine runs its actions through `run`, and differs only in its transport."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import ActionDone
-from synthgrad.core.plan import Plan, dependencies, readers
+from synthgrad.core.plan import Line
 from synthgrad.core.stage import Stage
 
 __all__ = ["Transport", "run"]
@@ -26,18 +26,16 @@ class Transport(Protocol):
 
 
 def run(
-    actions: Iterable[Action],
-    stages: Mapping[int, Stage],
-    plan: Plan,
+    lines: Iterable[Line],
+    stages: Sequence[Stage] | Mapping[int, Stage],
     transport: Transport,
     observe: Callable[[ActionDone], None] | None = None,
 ) -> None:
     """Carry out the actions in order: receive what each waits for, do it, send on what it made.
 
     Args:
-        actions: some or all of a step's actions, of the given stages only.
+        lines: some or all of a step's actions, of the given stages only, with what the plan says of each.
         stages: by index; their passages for the step are open.
-        plan: says what waits for what.
         transport: to the other stages.
         observe: told of every action that has ended.
 
@@ -45,8 +43,8 @@ def run(
         NumericalError: a value is not finite; names the stages updated by these actions before.
     """
     updated: list[int] = []
-    for action in actions:
-        received = [transport.receive(source, by=action) for source in dependencies(action, plan)]
+    for action, sources, readers in lines:
+        received = [transport.receive(source, by=action) for source in sources]
         start = time.perf_counter()
         try:
             product = stages[action.stage].do(action, *received)
@@ -57,4 +55,4 @@ def run(
             observe(ActionDone(str(action), start, time.perf_counter()))
         if action.kind is Kind.U:
             updated.append(action.stage)
-        transport.send(action, product, readers(action, plan))
+        transport.send(action, product, readers)

@@ -41,12 +41,14 @@ class Schedule:
             that fall into it. Late actions may reach before the start of the run; `actions` drops those.
         microbatches: into how many parts the batch of one step is split.
         lateness: how many steps after its own a late action may fall.
+        repeats: whether every step is like the first, with its microbatches counted on.
     """
 
     name: str
     order: Callable[[int, int], list[Action]]
     microbatches: int = 1
     lateness: int = 0
+    repeats: bool = True
 
     def actions(self, stages: int, step: int, *, since: int = 0) -> tuple[Action, ...]:
         """The actions of `step`. Late actions of steps before `since` (the start, or the last flush) are left out."""
@@ -222,7 +224,7 @@ def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
             programs.append(program)
         return _shuffle(programs, random.Random(f"order {seed} {step}"))
 
-    return Schedule(f"sporadic({p}, seed={seed})", order, 1, delay + 1)
+    return Schedule(f"sporadic({p}, seed={seed})", order, 1, delay + 1, repeats=False)
 
 
 def _shuffle(programs: list[list[Action]], draw: random.Random) -> list[Action]:

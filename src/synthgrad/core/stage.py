@@ -269,9 +269,9 @@ class Stage:
         """One optimizer step from all gradients accumulated since the last one."""
         self.piece.update()
 
-    def _teach(self, learner: Learner, losses: Tensor, passage: Passage) -> None:
-        """Accumulate from one loss for each example (B,); their mean is over the examples of the whole step."""
-        back_propagate(losses.sum() / passage.batch.step_rows)
+    def _teach(self, learner: Learner, loss: Tensor, passage: Passage) -> None:
+        """Accumulate from a loss summed over the examples here; the mean is over those of the whole step."""
+        back_propagate(loss / passage.batch.step_rows)
         if passage.ends_step:
             learner.update()
 

@@ -11,7 +11,7 @@ from synthgrad.core.actions import Action
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
 from synthgrad.core.events import ActionDone
-from synthgrad.core.plan import Plan, readers
+from synthgrad.core.plan import Plan, line_of, readers
 from synthgrad.core.run import run
 from synthgrad.core.stage import Passage, Stage
 
@@ -87,7 +87,7 @@ class LocalEngine:
         """
         try:
             self._open(batch)
-            self._run(self.plan.actions(self.steps, since=self.since))
+            run(self.plan.lines(self.steps, since=self.since), self.stages, self.mailbox, self.observe)
             for stage in self.stages:
                 stage.verify()
         except BaseException:
@@ -99,7 +99,8 @@ class LocalEngine:
 
     def flush(self) -> dict[str, Agreement]:
         """Run the late actions that are still pending: before a checkpoint, and at the end; returns their agreement."""
-        self._run(self.plan.flush(self.steps, since=self.since))
+        late = self.plan.flush(self.steps, since=self.since)
+        run([line_of(action, self.plan) for action in late], self.stages, self.mailbox, self.observe)
         self.since = self.steps
         return self._take_agreement()
 
@@ -123,9 +124,6 @@ class LocalEngine:
                     ends_step=(part + 1) % schedule.microbatches == 0,
                     sends_gradient=backward is not None and bool(readers(backward, self.plan)),
                 )
-
-    def _run(self, actions: Sequence[Action]) -> None:
-        run(actions, dict(enumerate(self.stages)), self.plan, self.mailbox, self.observe)
 
     def _take_agreement(self) -> dict[str, Agreement]:
         taken = {stage.name: _mean(stage.agreements) for stage in self.stages if stage.agreements}

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthgrad.core.batch import Context
@@ -48,11 +49,12 @@ class Synthesizer(nn.Module, ABC):
         """The synthetic gradient, of the activation's shape (B, ...)."""
 
     def loss(self, synthetic_grad: Tensor, feedback: Feedback) -> Tensor:
-        """What the synthesizer minimizes, one number for each example (B,): the squared L2 distance to the target.
+        """What the synthesizer minimizes, a scalar: the squared L2 distance to the target.
 
-        Summed over features, never averaged over them; the mean over the examples of the step is taken outside.
+        Summed over features and examples, never averaged: the mean over the examples of the step is taken outside, so
+        that the parts of a batch add up to the batch.
         """
-        return (synthetic_grad - feedback.target_grad).square().flatten(1).sum(1)
+        return F.mse_loss(synthetic_grad, feedback.target_grad, reduction="sum")
 
     def check(self, context: Context) -> None:
         """Raise `ContextError` if a declared need is missing or out of range; called before anything has changed."""
@@ -72,8 +74,8 @@ class InputSynthesizer(nn.Module, ABC):
         """The predicted activation (B, ...), from the model's own inputs."""
 
     def loss(self, predicted: Tensor, real: Tensor) -> Tensor:
-        """The squared L2 distance of predicted and real input, for each example (B,)."""
-        return (predicted - real).square().flatten(1).sum(1)
+        """The squared L2 distance of predicted and real input, summed over features and examples."""
+        return F.mse_loss(predicted, real, reduction="sum")
 
 
 class LabelBias(nn.Module):
