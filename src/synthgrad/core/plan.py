@@ -88,12 +88,7 @@ class Plan:
         """The actions of a step, each with what it waits for and who waits for it."""
         model = self._model(step)
         shift, first = (step - model) * self.schedule.microbatches, since * self.schedule.microbatches
-        lines = _lines(self, model)
-        if shift:
-            lines = [
-                Line(_later(a, shift), *(tuple(_later(o, shift) for o in os) for os in rest)) for a, *rest in lines
-            ]
-        return [line for line in lines if line.action.microbatch >= first]
+        return [_later(line, shift) for line in _lines(self, model) if line.action.microbatch + shift >= first]
 
     def _model(self, step: int) -> int:
         """A step that this one is like: the first that has all its late actions, if steps repeat."""
