@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import cut
 from synthgrad.core.errors import PartitionError
-from synthgrad.core.excerpt import Excerpt, Piece, Slice
+from synthgrad.core.piece import Excerpt, Piece, Slice
 from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.recording import Recorder, Recording, record
 

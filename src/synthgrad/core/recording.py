@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from synthgrad.core.preserve import call_preserved, random_preserved
+from synthgrad.core.preserve import random_preserved
 
 __all__ = ["Call", "Recorder", "Recording", "record"]
 
@@ -37,10 +37,14 @@ class Recording:
     Attributes:
         calls: of each submodule, by its first name, in order. Submodules that were not called are missing.
         output: of the model, as in `Call`.
+        end: when the pass was over, on the calls' clock.
+        changed: names of the buffers that the pass would have changed.
     """
 
     calls: Mapping[str, tuple[Call, ...]]
     output: Any
+    end: int
+    changed: frozenset[str]
 
 
 def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recording:
@@ -72,12 +76,14 @@ def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recordin
         handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with torch.no_grad(), random_preserved([*tensors, *model.parameters()]):
-            output = values(call_preserved(model, *inputs))
+            output = values(torch.func.functional_call(model, buffers, inputs))
     finally:
         for handle in handles:
             handle.remove()
-    return Recording({name: tuple(found) for name, found in calls.items()}, output)
+    changed = frozenset(name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name]))
+    return Recording({name: tuple(found) for name, found in calls.items()}, output, next(clock), changed)
 
 
 class Recorder:
@@ -96,7 +102,8 @@ class Recorder:
             (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf)
             for leaf in pytree.tree_leaves(inputs)
         )
-        shape = (self.model.training, *leaves)
+        weight = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
+        shape = (self.model.training, weight.dtype, torch.is_autocast_enabled(weight.device.type), *leaves)
         if shape not in self._known:
             if len(self._known) >= KNOWN_AT_MOST:
                 del self._known[next(iter(self._known))]

@@ -1,9 +1,9 @@
 """The folder of a run: under a temporary name until the run is over, so that nothing half-written looks finished.
 
-    runs/digits/run.toml        what was run, on what, and whether it came to its end; `--config` runs it again
-    runs/digits/events.jsonl    all that happened, see `synthgrad.core.events`
-    runs/digits/metrics.csv     losses and errors, a row for each evaluation
-    runs/digits/results.jsonl   a line for each cell, see `synthgrad.experiments.results`
+runs/digits/run.toml        what was run, on what, and whether it came to its end; `--config` runs it again
+runs/digits/events.jsonl    all that happened, see `synthgrad.core.events`
+runs/digits/metrics.csv     losses and errors, a row for each evaluation
+runs/digits/results.jsonl   a line for each cell, see `synthgrad.experiments.results`
 """
 
 import csv
@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthgrad.core.errors import SynthgradError
-from synthgrad.core.events import Evaluated, StepDone, encode
-from synthgrad.experiments.results import CellEvent, Result, encode_result
+from synthgrad.core.events import Evaluated, Event, StepDone, encode
+from synthgrad.experiments.results import Result, encode_result
 from synthgrad.experiments.toml import to_toml
 
 __all__ = ["FolderError", "RunFolder"]
@@ -46,6 +46,8 @@ class RunFolder:
 
     def __init__(self, runs_dir: Path, name: str | None, description: Mapping[str, Any]) -> None:
         self.description = dict(description)
+        if name is not None and (not name or name.startswith(".") or "/" in name or os.sep in name):
+            raise FolderError(f"name {name!r}: expected a plain folder name that does not start with a dot")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
             self.path, self._partial = _claim(runs_dir, name)
@@ -61,7 +63,7 @@ class RunFolder:
         self._train_losses: dict[tuple[Any, Any], list[float]] = {}  # by method and seed, since the last evaluation
         self._write("metrics.csv", _row(COLUMNS))
 
-    def tell(self, event: CellEvent, labels: Mapping[str, Any]) -> None:
+    def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
         """Keep an event; `labels` hold the method and the seed."""
         self._write("events.jsonl", encode(event, **labels))
         losses = self._train_losses.setdefault((labels.get("method"), labels.get("seed")), [])
@@ -109,8 +111,6 @@ _FILES = ("events.jsonl", "metrics.csv", "results.jsonl")
 def _claim(runs_dir: Path, name: str | None) -> tuple[Path, Path]:
     """The folder to be and its temporary stand-in, which is made here: only one run can."""
     if name is not None:
-        if name in ("", ".", "..") or name.startswith(".") or "/" in name or os.sep in name:
-            raise FolderError(f"name {name!r}: expected a plain folder name that does not start with a dot")
         if (claimed := _try(runs_dir, name)) is None:
             raise FolderError(
                 f"{runs_dir / name}: there is a run of this name, or one under way (.{name}.partial); choose another "

@@ -9,13 +9,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from synthgrad.core.errors import SynthgradError
-from synthgrad.core.events import Event
 
 __all__ = [
     "BASELINE",
-    "CellEvent",
     "Difference",
-    "Failed",
     "Result",
     "ResultsError",
     "Spread",
@@ -30,17 +27,6 @@ __all__ = [
 
 BASELINE = "bp"  # what the others are compared with
 Figures = Mapping[str, Mapping[str, float]]  # by cut, then by the figure's name
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A cell was cut short by a value that is not finite; `step` steps were done before."""
-
-    step: int
-    reason: str
-
-
-CellEvent = Event | Failed
 
 
 class ResultsError(SynthgradError, ValueError):
@@ -61,8 +47,8 @@ class Result:
         valid_loss: likewise.
         ms_per_step: median over all steps of the time that a step took, in milliseconds.
         locks: what updates wait for, computed from the plan.
-        agreement: by cut, the median over all steps of each figure of `Agreement`.
-        alignment: by cut, the median over all probes of each figure of `Alignment`.
+        agreement: by cut, the median over all steps of each figure of `Agreement`; nothing if the cell failed.
+        alignment: by cut, the median over all probes of each figure of `Alignment`; likewise.
         failed: why the cell was cut short; None if it was not.
         settings: of the comparison.
         versions: of Python and the packages.
@@ -90,7 +76,7 @@ class Result:
 
 def encode_result(result: Result) -> str:
     """One line of JSON, without the line's end."""
-    return json.dumps(asdict(result), allow_nan=False)
+    return json.dumps(asdict(result))
 
 
 def decode_result(line: str) -> Result:
@@ -240,7 +226,7 @@ T_QUANTILES = (
 
 
 def t_quantile(freedom: int) -> float:
-    """The 0.975 quantile of Student's t; beyond the table by its expansion, right to five digits there.
+    """The 0.975 quantile of Student's t; beyond the table by its expansion, right to six digits there.
 
     Reference:
         M. Abramowitz, I. A. Stegun. Handbook of Mathematical Functions, 1964, eq. 26.7.5.
@@ -252,4 +238,5 @@ def t_quantile(freedom: int) -> float:
     z = 1.959963985
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3

@@ -22,18 +22,18 @@ from torch.nn import functional
 
 from synthgrad.core.agreement import Agreement, Alignment
 from synthgrad.core.errors import NumericalError
-from synthgrad.core.events import Evaluated, Finished, Probed, Started, StepDone
+from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
 from synthgrad.data import Split, digits
 from synthgrad.decoupled import decouple
 from synthgrad.engines.local import Outcome
-from synthgrad.experiments.results import CellEvent, Failed, Result
+from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import CLASSES, Comparison, Method, method_named
 from synthgrad.models import fully_connected, layer_names
 
 __all__ = ["Cell", "PlainLoop", "run_comparison"]
 
-Tell = Callable[[CellEvent, Mapping[str, Any]], None]
+Tell = Callable[[Event, Mapping[str, Any]], None]
 Keep = Callable[[Result], None]
 
 
@@ -145,9 +145,7 @@ class PlainLoop:
 
 def _build(comparison: Comparison, method: Method, sample: tuple[Tensor, Tensor], steps: int) -> Net:
     """The network with its optimizers. The model's weights are drawn first, so that they are the same everywhere."""
-    model = fully_connected(
-        sample[0].shape[1], CLASSES, hidden=comparison.hidden, layers=comparison.layers
-    )
+    model = fully_connected(sample[0].shape[1], CLASSES, hidden=comparison.hidden, layers=comparison.layers)
     optimizer = partial(torch.optim.Adam, lr=comparison.lr)
     lr_schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)
     if method.plain:
@@ -206,7 +204,7 @@ class Cell:
     def epochs(self) -> Iterator[None]:
         """Train, pausing after each epoch; whatever runs in the pauses changes nothing here."""
         began = time.perf_counter()
-        self.tell(Started(self.comparison.as_table(), self.lock_names))
+        self.tell(Started(self.comparison.as_table() | {"steps": self.total}, self.lock_names))
         try:
             for _ in range(self.comparison.epochs):
                 with self._own_random():
@@ -223,13 +221,14 @@ class Cell:
         """What updates wait for, in the order in which a batch meets it."""
         return tuple(lock.value for lock in Lock if lock in self.net.locks)
 
-    def tell(self, event: CellEvent) -> None:
+    def tell(self, event: Event) -> None:
         """Pass on an event, saying where it happened."""
         self._tell(event, {"method": self.method.name, "seed": self.seed})
 
     def result(self) -> Result:
-        """What was measured."""
-        test, valid = (self.evaluated.get(split) if self.failed is None else None for split in ("test", "valid"))
+        """What was measured; of a cell that failed, only how far it came: its figures are on the way to NaN."""
+        whole = self.failed is None
+        test, valid = (self.evaluated.get(split) if whole else None for split in ("test", "valid"))
         return Result(
             method=self.method.name,
             seed=self.seed,
@@ -240,8 +239,8 @@ class Cell:
             valid_loss=valid.loss if valid else None,
             ms_per_step=1e3 * median(self.seconds) if self.seconds else None,
             locks=self.lock_names,
-            agreement=_medians(self.agreement),
-            alignment=_medians(self.alignment),
+            agreement=_medians(self.agreement) if whole else {},
+            alignment=_medians(self.alignment) if whole else {},
             failed=self.failed,
             settings=self.comparison.as_table(),
         )

@@ -11,7 +11,16 @@ from typing import Any
 from synthgrad.core.errors import SynthgradError
 from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
 
-__all__ = ["METHODS", "Comparison", "Method", "Part", "SettingsError", "UnknownMethodError", "method_named", "read_toml"]
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Method",
+    "Part",
+    "SettingsError",
+    "UnknownMethodError",
+    "method_named",
+    "read_toml",
+]
 
 CLASSES = 10  # of the digits
 

@@ -13,6 +13,8 @@ from synthgrad.core.recording import Recorder, Recording
 
 __all__ = ["Excerpt", "Piece", "Slice"]
 
+Answer = Callable[[str, int, Any], Any]
+
 
 class Piece(nn.Module):
     """Called with the model's inputs, and the activation received at the cut before it (the first piece: None).
@@ -63,34 +65,44 @@ class Excerpt(Piece):
         self, model: nn.Module, recorder: Recorder, *, entry: str | None, leave: str | None, recording: Recording
     ) -> None:
         super().__init__()
-        self.stage_play = _Play()
+        self.stand_ins = _StandIns(entry)
         self.recorder = recorder
         self.leave = leave
-        self._copies: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of each copy and of its original
-        begin = recording.calls[entry][0].end if entry else -1
-        end = recording.calls[leave][0].end if leave else 2**62
-        names = {id(module): name for name, module in model.named_modules()}
-        done: dict[int, nn.Module] = {}
+        self._copies: list[tuple[nn.Module, nn.Module]] = []  # each copy with its original
+        self._done: dict[int, nn.Module] = {}
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self.root = self._rebuild(model, recording)
+        del self._done, self._names
 
-        def rebuild(module: nn.Module) -> nn.Module:
-            if id(module) not in done:
-                done[id(module)] = replacement(module)
-            return done[id(module)]
+    def _rebuild(self, module: nn.Module, recording: Recording) -> nn.Module:
+        """What stands in the piece where the module stands in the model."""
+        if id(module) not in self._done:
+            self._done[id(module)] = self._replacement(module, recording)
+        return self._done[id(module)]
 
-        def replacement(module: nn.Module) -> nn.Module:
-            name = names[id(module)]
-            calls = recording.calls.get(name, ())
-            if name == entry:
-                return _Entry(module, self.stage_play)
-            before = sum(call.end <= begin for call in calls)
-            if calls and (before == len(calls) or calls[0].start > end):
-                return _Stub(module, self.stage_play, name)
-            rebuilt = self._copy(module, {key: rebuild(child) for key, child in module.named_children()})
-            if name == leave:
-                return _Exit(rebuilt)
-            return _Latecomer(rebuilt, self.stage_play, name, before) if before else rebuilt
+    def _replacement(self, module: nn.Module, recording: Recording) -> nn.Module:
+        name, shared = self._names[id(module)], self.stand_ins
+        calls = recording.calls.get(name, ())
+        begin = shared.begins(recording)
+        end = recording.calls[self.leave][0].end if self.leave else recording.end
+        if name == shared.entry:
+            return _Entry(module, shared)
+        if calls and all(call.end <= begin or call.start > end for call in calls):
+            return _Stub(module, shared, name)
+        if calls and name != self.leave and all(call.start > begin and call.end <= end for call in calls):
+            return module
+        straddles = any(call.start <= begin < call.end or call.start <= end < call.end for call in calls)
+        if calls and not straddles:
+            return _Latecomer(module, shared, name)
+        if not calls and not any(inner in recording.calls for inner in self._inside(module, name)):
+            return _Stub(module, shared, name) if name else module
+        rebuilt = self._copy(module, {key: self._rebuild(child, recording) for key, child in module.named_children()})
+        if name == self.leave:
+            return _Exit(rebuilt)
+        return _Latecomer(rebuilt, shared, name) if any(call.end <= begin for call in calls) else rebuilt
 
-        self.root = rebuild(model)
+    def _inside(self, module: nn.Module, name: str) -> list[str]:
+        return [self._names[id(inner)] for inner in module.modules() if inner is not module]
 
     def _copy(self, module: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
         """The module with these children; itself, if they are its own."""
@@ -99,20 +111,20 @@ class Excerpt(Piece):
         copied = object.__new__(type(module))
         copied.__dict__.update(module.__dict__)
         copied.__dict__["_modules"] = {**module._modules, **children}
-        self._copies.append((copied.__dict__, module.__dict__))
+        self._copies.append((copied, module))
         return copied
 
     def run(self, inputs: tuple[Any, ...], received: Tensor | None) -> Any:
-        """The excerpt. Raises `PartitionError` where the forward pass does not come by the piece's end."""
+        """The excerpt. Raises `PartitionError` where the forward pass takes another path than the sample's."""
         for copied, original in self._copies:  # attributes set on the model since, `training` before all
-            copied.update((key, value) for key, value in original.items() if key != "_modules")
-        self.stage_play.begin(self.recorder.of(inputs), received, inputs)
+            copied.__dict__.update((key, value) for key, value in original.__dict__.items() if key != "_modules")
+        self.stand_ins.begin(self.recorder.of(inputs), received, inputs)
         try:
             output = self.root(*inputs)
         except _Reached as reached:
             return reached.output
         finally:
-            self.stage_play.end()
+            self.stand_ins.end()
         if self.leave is not None:
             raise PartitionError(
                 f"the forward pass ended without calling {self.leave!r}, where the model is cut; the sample took "
@@ -125,9 +137,13 @@ class Excerpt(Piece):
         found = (module for module in self.root.modules() if isinstance(module, _Stub | _Latecomer))
         return [module.name for module in found]
 
-    def answer_with(self, answer: "Callable[[str, int, Any], Any] | None") -> None:
+    def split(self) -> list[nn.Module]:
+        """The model's modules that contain a cut, so that every piece runs their forward for itself."""
+        return [original for _, original in self._copies]
+
+    def answer_with(self, answer: Answer | None) -> None:
         """Let stubs return `answer(name, call, shapes)`; None: zeros, as is the rule."""
-        self.stage_play.answer = answer
+        self.stand_ins.answer = answer
 
 
 class _Reached(BaseException):  # no Exception: a model's own `except Exception` must not catch it
@@ -138,27 +154,47 @@ class _Reached(BaseException):  # no Exception: a model's own `except Exception`
 
 
 @dataclass
-class _Play:
-    """What the stand-ins share while a piece runs."""
+class _StandIns:
+    """What the stand-ins of a piece share while it runs.
 
-    answer: Callable[[str, int, Any], Any] | None = None
+    Attributes:
+        entry: the cut before the piece.
+        answer: what stubs answer, if not zeros.
+        recording: of batches of this shape.
+        before: of each submodule, which of its calls a stub answers: those that ended before the piece begins, and
+            were not made by another one of them.
+        calls: how often each stub has been called.
+        received: at the cut.
+        device: where answers are made.
+    """
+
+    entry: str | None
+    answer: Answer | None = None
     recording: Recording | None = None
+    before: dict[str, list[int]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
     received: Tensor | None = None
     device: torch.device | None = None
-    calls: dict[str, int] = field(default_factory=dict)
+
+    def begins(self, recording: Recording) -> int:
+        """When the piece begins, on the recording's clock."""
+        return recording.calls[self.entry][0].end if self.entry else -1
 
     def begin(self, recording: Recording, received: Tensor | None, inputs: tuple[Any, ...]) -> None:
         tensors = [leaf for leaf in pytree.tree_leaves((received, inputs)) if isinstance(leaf, Tensor)]
-        self.recording, self.received = recording, received
-        self.device = tensors[0].device if tensors else None
+        self.received, self.device = received, tensors[0].device if tensors else None
+        if recording is not self.recording:
+            self.recording, self.before = recording, _outermost(recording, self.begins(recording))
 
     def end(self) -> None:
-        self.recording = self.received = None
+        self.received = None
         self.calls.clear()
 
-    def next_call(self, name: str) -> int:
+    def next_call(self, name: str) -> int | None:
+        """Which recorded call this is, if a stub is to answer it."""
         self.calls[name] = self.calls.get(name, -1) + 1
-        return self.calls[name]
+        before = self.before.get(name, ())
+        return before[self.calls[name]] if self.calls[name] < len(before) else None
 
     def output(self, name: str, call: int) -> Any:
         assert self.recording is not None
@@ -166,6 +202,23 @@ class _Play:
         if self.answer is not None:
             return self.answer(name, call, shapes)
         return pytree.tree_map_only(Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype, device=self.device), shapes)
+
+
+def _outermost(recording: Recording, begin: int) -> dict[str, list[int]]:
+    """The calls that ended before `begin`, less those made inside another one of them; by submodule."""
+    ended = [
+        (call.start, call.end, name, index)
+        for name, calls in recording.calls.items()
+        for index, call in enumerate(calls)
+        if call.end <= begin
+    ]
+    found: dict[str, list[int]] = {}
+    latest = -1
+    for _, end, name, index in sorted(ended):
+        if end > latest:
+            found.setdefault(name, []).append(index)
+            latest = end
+    return found
 
 
 class _StandIn(nn.Module):
@@ -185,36 +238,42 @@ class _StandIn(nn.Module):
 class _Entry(_StandIn):
     """Returns what was received."""
 
-    def __init__(self, original: nn.Module, play: _Play) -> None:
+    def __init__(self, original: nn.Module, shared: _StandIns) -> None:
         super().__init__(original)
-        self.play = play
+        self.shared = shared
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.play.received
+        return self.shared.received
 
 
 class _Stub(_StandIn):
     """Returns values of the right shape, without computing anything."""
 
-    def __init__(self, original: nn.Module, play: _Play, name: str) -> None:
+    def __init__(self, original: nn.Module, shared: _StandIns, name: str) -> None:
         super().__init__(original)
-        self.play, self.name = play, name
+        self.shared, self.name = shared, name
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.play.output(self.name, self.play.next_call(self.name))
+        call = self.shared.next_call(self.name)
+        if call is None:
+            raise PartitionError(
+                f"{self.name!r} is called where the sample did not call it, so no stage is known to have its weights; "
+                f"pass a sample that takes this path too, or cut where every batch takes the same"
+            )
+        return self.shared.output(self.name, call)
 
 
 class _Latecomer(_StandIn):
     """A submodule that is called before the piece as well as in it: a stub for its first calls, then itself."""
 
-    def __init__(self, original: nn.Module, play: _Play, name: str, before: int) -> None:
+    def __init__(self, original: nn.Module, shared: _StandIns, name: str) -> None:
         super().__init__(original)
         self.itself = original
-        self.play, self.name, self.before = play, name, before
+        self.shared, self.name = shared, name
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.play.next_call(self.name)
-        return self.play.output(self.name, call) if call < self.before else self.itself(*args, **kwargs)
+        call = self.shared.next_call(self.name)
+        return self.itself(*args, **kwargs) if call is None else self.shared.output(self.name, call)
 
 
 class _Exit(_StandIn):

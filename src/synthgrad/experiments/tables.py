@@ -1,0 +1,272 @@
+"""Tables of a comparison: the live one, the final ones for a terminal, and the same as Markdown."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.results import Difference, Figures, Spread, Summary
+from synthgrad.experiments.spec import METHODS, Comparison
+
+__all__ = ["Board", "cuts_table", "legend", "summary_markdown", "summary_table"]
+
+NOTHING = "-"
+
+
+# ---- while it trains -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Row:
+    """What is known of one method.
+
+    Attributes:
+        total: steps for each seed, once known.
+        steps: done with the current seed.
+        spent: seconds on all steps so far, evaluation included.
+        done: steps with all seeds so far.
+        tested: test errors of the seeds that have ended.
+    """
+
+    total: int = 0
+    steps: int = 0
+    done: int = 0
+    ended: int = 0
+    spent: float = 0.0
+    loss: float | None = None
+    valid_error: float | None = None
+    agreement: float | None = None
+    alignment: float | None = None
+    tested: list[float] = field(default_factory=list)
+    failed: str | None = None
+
+
+class Board:
+    """The live table: fed with events, drawn whenever rich asks.
+
+    Args:
+        comparison: what is run.
+        clock: seconds, running forward.
+    """
+
+    def __init__(self, comparison: Comparison, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.comparison = comparison
+        self._clock = clock
+        self._began = self._last = clock()
+        self._seed = 0
+        self._rows = {name: _Row() for name in comparison.methods}
+
+    def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
+        """Take in an event; `labels` hold the method and the seed."""
+        row, now = self._rows[labels["method"]], self._clock()
+        if not isinstance(event, Started):  # what came before it was somebody else's doing
+            row.spent += now - self._last
+        self._last, self._seed = now, labels["seed"]
+        match event:
+            case Started(settings):
+                row.total, row.steps, row.failed = settings["steps"], 0, None
+            case StepDone(step, loss, agreement):
+                row.steps, row.done, row.loss = step, row.done + 1, loss
+                row.agreement = _mean_of(agreement, "cosine")
+            case Probed(_, alignment):
+                row.alignment = _mean_of(alignment, "parameter_cosine")
+            case Evaluated(_, "test", _, error):
+                row.tested.append(error)
+            case Evaluated(_, _, _, error):
+                row.valid_error = error
+            case Finished():
+                row.ended += 1
+            case Failed(_, reason):
+                row.failed = reason
+                row.ended += 1
+
+    def seconds_left(self) -> float | None:
+        """About how long it will take; None until something has been timed."""
+        rates = {name: row.spent / row.done for name, row in self._rows.items() if row.done}
+        if not rates:
+            return None
+        total = max(row.total for row in self._rows.values())
+        left = 0.0
+        for name, row in self._rows.items():
+            under_way = 0 if row.failed is not None or row.steps in (0, row.total) else row.total - row.steps
+            begun = row.ended + (under_way > 0)
+            # What has not been timed yet is taken to be as slow as the slowest.
+            left += rates.get(name, max(rates.values())) * (under_way + (self.comparison.seeds - begun) * total)
+        return max(0.0, left)
+
+    def headline(self) -> str:
+        """Which seed it is at, for how long it has run, and how long it will."""
+        left = self.seconds_left()
+        ahead = "starting" if left is None else f"about {_duration(left)} left"
+        gone = _duration(self._clock() - self._began)
+        return f"seed {self._seed + 1} of {self.comparison.seeds} · {gone} gone · {ahead}"
+
+    def __rich__(self) -> RenderableType:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+        table.add_column("method", style="bold", no_wrap=True)
+        table.add_column("this seed", no_wrap=True)
+        for heading in ("loss", "valid\nerror %", "agree-\nment", "align-\nment", "test error %\nso far"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, row in self._rows.items():
+            bar = ProgressBar(total=max(row.total, 1), completed=row.steps, width=16)
+            state: RenderableType = Text("failed", style="bold red") if row.failed is not None else bar
+            tested = _percent(fmean(row.tested)) if row.tested else NOTHING
+            figures = (_figure(row.loss, 3), _percent(row.valid_error), _figure(row.agreement), _figure(row.alignment))
+            table.add_row(name, state, *figures, tested)
+        return Group(Text(self.headline(), style="dim"), table)
+
+
+def _mean_of(figures: Figures, name: str) -> float | None:
+    """Of one figure, the mean over the cuts."""
+    return fmean(values[name] for values in figures.values()) if figures else None
+
+
+# ---- at the end ------------------------------------------------------------------------------------------------------
+
+HEADINGS = (
+    "method",
+    "waits for (locks)",
+    "test error %",
+    "Δ to bp (95 %)",
+    "ms/step (× bp)",
+    "agreement",
+    "alignment (rows)",
+    "alignment (parameters)",
+)
+# The same, broken so that the table fits into terminals of 120 and of 80 columns.
+WIDE_HEADINGS = (*HEADINGS[:6], "alignment\n(rows)", "alignment\n(parameters)")
+NARROW_HEADINGS = (
+    "method",
+    "waits for\n(locks)",
+    "test\nerror %",
+    "Δ to bp\n(95 %)",
+    "ms/step\n× bp",
+    "agree-\nment",
+    "align.\nrows",
+    "align.\nparam.",
+)
+WIDE = 118  # columns that the wide table takes at most
+
+
+def _cells(summary: Summary) -> tuple[str, ...]:
+    """A method's row, as text; the locks apart, which are laid out by width."""
+    failed = f" ({summary.failed} failed)" if summary.failed else ""
+    return (
+        (_spread(summary.error) if summary.error else NOTHING) + failed,
+        _difference(summary.difference),
+        NOTHING if summary.ms_per_step is None else _milliseconds(summary.ms_per_step, summary.times),
+        _figure(_mean_of(summary.agreement, "cosine")),
+        _figure(_mean_of(summary.alignment, "cosine")),
+        _figure(_mean_of(summary.alignment, "parameter_cosine")),
+    )
+
+
+def _squeeze(cell: str) -> str:
+    """The same in fewer columns: 1.25 ± 0.31 (1 failed) becomes 1.25±0.31 over 1 failed."""
+    return cell.replace(" ± ", "±").replace(" (", "\n" if "failed" in cell else " ").replace(")", "")
+
+
+def summary_table(summaries: Sequence[Summary], *, width: int) -> Table:
+    """What came out, a row for each method; of cosines, the mean over the cuts."""
+    wide = width >= WIDE
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(WIDE_HEADINGS if wide else NARROW_HEADINGS):
+        table.add_column(heading, justify="right" if number > 1 else "left", no_wrap=True)
+    for summary in summaries:
+        waits = (", " if wide else "\n").join(summary.locks) or "nothing"
+        cells = _cells(summary) if wide else map(_squeeze, _cells(summary))
+        table.add_row(Text(summary.method, style="bold"), waits, *cells, style="red" if summary.failed else None)
+    return table
+
+
+def cuts_table(summaries: Sequence[Summary]) -> Table:
+    """Agreement and alignment at each cut: cosine, and ratio of norms."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    table.add_column("method", style="bold", no_wrap=True)
+    table.add_column("cut after", no_wrap=True)
+    for heading in ("agreement\n(norms)", "alignment\nrows (norms)", "alignment\nparameters (norms)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        for number, (cut, aligned) in enumerate(summary.alignment.items()):
+            agreed = summary.agreement.get(cut, {})
+            table.add_row(
+                summary.method if number == 0 else "",
+                cut,
+                _with_norm(agreed, ""),
+                _with_norm(aligned, ""),
+                _with_norm(aligned, "parameter_"),
+                end_section=number == len(summary.alignment) - 1,
+            )
+    return table
+
+
+def legend(summaries: Sequence[Summary]) -> str:
+    """What is to be seen in the tables, in plain words."""
+    titles = [f"{one.method}: {METHODS[one.method].title}." for one in summaries if one.method in METHODS]
+    return "\n".join([*titles, "", *_READING])
+
+
+_READING = (
+    "Waits for: what a layer's update needs, of the same batch, from the layers before it (forward), from the forward "
+    "pass of those behind it (update), from their backward pass (backward).",
+    "Test error: of the plain model, mean ± standard deviation over the seeds; Δ: paired by seed. ms/step: the median "
+    "on this one device, where nobody waits: the price of decoupling, not its use.",
+    "Agreement: cosine of a synthetic gradient with what its synthesizer learns from. Alignment: with the true "
+    "gradient, at the cut (rows), and of the parameters below it.",
+)
+
+
+def summary_markdown(summaries: Sequence[Summary]) -> str:
+    """The summary as a Markdown table."""
+    rows = [(one.method, ", ".join(one.locks) or "nothing", *_cells(one)) for one in summaries]
+    aligned = [":--", ":--", *["--:"] * (len(HEADINGS) - 2)]
+    return "\n".join(_markdown_row(row) for row in (HEADINGS, aligned, *rows)) + "\n"
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# ---- figures as text -------------------------------------------------------------------------------------------------
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.2f}"
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _spread(spread: Spread) -> str:
+    return _percent(spread.mean) + ("" if spread.std is None else f" ± {_percent(spread.std)}")
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return NOTHING
+    interval = "" if difference.half_width is None else f" ± {_percent(difference.half_width)}"
+    return f"{100 * difference.mean:+.2f}{interval}"
+
+
+def _milliseconds(value: float, times: float | None) -> str:
+    return f"{value:.1f}" + ("" if times is None else f" ({times:.1f}×)")
+
+
+def _with_norm(figures: Mapping[str, float], prefix: str) -> str:
+    if not figures:
+        return NOTHING
+    return f"{figures[f'{prefix}cosine']:.2f} ({figures[f'{prefix}norm_ratio']:.2f})"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"

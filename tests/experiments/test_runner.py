@@ -1,0 +1,124 @@
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.results import Result
+from synthgrad.experiments.runner import Cell, run_comparison
+from synthgrad.experiments.spec import METHODS, Comparison, method_named
+
+SMALL = Comparison(methods=("bp", "cdni"), seeds=1, epochs=2, hidden=8, layers=2, probes=3)
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, Mapping[str, Any]]] = []
+
+    def __call__(self, event: Event, labels: Mapping[str, Any]) -> None:
+        self.events.append((event, labels))
+
+    def of(self, method: str) -> list[Event]:
+        return [event for event, labels in self.events if labels["method"] == method]
+
+
+def trained(method: str, comparison: Comparison = SMALL, seed: int = 0) -> Cell:
+    cell = Cell(comparison, method_named(method), seed, Recorder())
+    for _ in cell.epochs():
+        pass
+    return cell
+
+
+def numbers(result: Result) -> Result:
+    """All that must be the same in a rerun."""
+    return replace(result, ms_per_step=None)
+
+
+def test_a_plain_loop_and_staged_back_propagation_end_with_the_same_weights() -> None:
+    plain, staged = (trained(method).net.plain.state_dict() for method in ("bp", "staged"))
+    assert plain.keys() == staged.keys()
+    for name, value in plain.items():
+        # The same operations in the same order: so exactly.
+        torch.testing.assert_close(staged[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_from_the_same_weights(method: str) -> None:
+    ours, its = (Cell(SMALL, method_named(name), 3, Recorder()).net.plain.state_dict() for name in (method, "bp"))
+    for name, value in its.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+
+
+def test_a_rerun_gives_the_same_numbers() -> None:
+    comparison = replace(SMALL, methods=tuple(METHODS))
+    first, again = (list(map(numbers, run_comparison(comparison, Recorder()))) for _ in range(2))
+    assert first == again
+
+
+def test_what_runs_beside_a_method_changes_nothing() -> None:
+    alone = numbers(trained("cdni").result())
+    beside = run_comparison(replace(SMALL, methods=("dni", "cdni", "zero")), Recorder())[1]
+    assert replace(numbers(beside), settings=alone.settings) == alone
+
+
+def test_seeds_differ() -> None:
+    assert trained("bp", seed=0).result().test_loss != trained("bp", seed=1).result().test_loss
+
+
+def test_the_events_of_a_cell() -> None:
+    recorder = Recorder()
+    (result,) = run_comparison(replace(SMALL, methods=("cdni",)), recorder)
+    events = recorder.of("cdni")
+    assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
+    assert events[0].locks == result.locks == ("forward",)
+    counts = Counter(type(event) for event in events)
+    assert counts[StepDone] == result.steps == events[0].settings["steps"] == 2 * 20
+    assert counts[Probed] == SMALL.probes
+    assert [event.split for event in events if isinstance(event, Evaluated)] == ["valid", "valid", "test"]
+    assert set(result.agreement) == set(result.alignment) == {"layer1", "layer2"}
+
+
+def test_the_random_state_and_the_threads_are_left_as_they_were() -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    run_comparison(replace(SMALL, methods=("bp",), threads=threads + 1, epochs=1), Recorder())
+    assert torch.get_num_threads() == threads
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_locks_are_those_of_the_plan() -> None:
+    found = {name: Cell(SMALL, method, 0, Recorder()).lock_names for name, method in METHODS.items()}
+    assert found == {
+        "bp": ("forward", "update", "backward"),
+        "staged": ("forward", "update", "backward"),
+        "zero": ("forward",),
+        "dni": ("forward",),
+        "cdni": ("forward",),
+        "unlock": (),
+    }
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on() -> None:
+    recorder = Recorder()
+    # Only synthesizers use this learning rate.
+    bp, cdni = run_comparison(replace(SMALL, synthesizer_lr=1e30), recorder)
+    assert bp.failed is None and bp.test_error is not None
+    assert cdni.failed is not None and "not finite" in cdni.failed
+    assert cdni.test_error is None and cdni.steps < bp.steps
+    assert isinstance(recorder.of("cdni")[-1], Failed)
+
+
+def test_a_plain_loop_that_diverges_has_failed() -> None:
+    result = trained("bp", replace(SMALL, lr=1e30)).result()
+    assert result.failed is not None and result.test_error is None
+
+
+def test_each_result_is_handed_over_with_its_provenance() -> None:
+    kept: list[Result] = []
+    results = run_comparison(SMALL, Recorder(), keep=kept.append, provenance={"command": "x"})
+    assert kept == results
+    assert {result.command for result in kept} == {"x"}
