@@ -110,6 +110,11 @@ def test_the_graph_is_cut_at_the_boundary_and_nowhere_else(path: Path) -> None:
         assert "retain_graph" not in code, path.name
     if path.name != "boundary.py":
         assert "requires_grad_(" not in code, path.name
-        assert "autograd.backward(" not in code and not re.search(r"\w\.backward\((?!stage|self)", code) or (
-            path.name in ("plan.py", "local.py", "runner.py")  # Plan.backward is a question; the runner's is the baseline
+        assert (
+            "autograd.backward(" not in code
+            and not re.search(r"\w\.backward\((?!stage|self)", code)
+            or (
+                path.name
+                in ("plan.py", "local.py", "runner.py")  # Plan.backward is a question; the runner's is the baseline
+            )
         ), path.name

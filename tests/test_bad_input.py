@@ -13,7 +13,6 @@ from torch.nn import functional
 
 import synthgrad as sg
 from synthgrad import LinearSynthesizer, MLPInputSynthesizer, Synthesizer, ZeroSynthesizer
-from synthgrad.core.stage import Stage
 
 CLASSES, WIDTH = 3, 6
 NAN, INF = float("nan"), float("inf")
@@ -310,11 +309,11 @@ def test_the_probe_refuses_the_same_batches(name: str) -> None:
 
 
 def test_another_number_of_loss_terms_than_the_sample_is_refused_before_anything_has_changed() -> None:
-    """The loss is known to have as many terms as before for each row; another length shows only at the end."""
+    """Two terms for each element of the target: how many, for another length, only the last stage would see."""
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
 
     def per_token(output: Tensor, target: Tensor) -> Tensor:
-        return (output[..., 0] - target).square()
+        return torch.stack([(output[..., 0] - target).square(), (output[..., 0] - target).abs()])
 
     net = net_of(
         model,
@@ -326,7 +325,7 @@ def test_another_number_of_loss_terms_than_the_sample_is_refused_before_anything
     x, y = torch.randn(4, 5, WIDTH), torch.randn(4, 5)
     net.step(x, target=y)
     before = weights(net)
-    with refused(sg.ShapeError, "got 12 terms for 4 rows", "expected 20", "terms="):
+    with refused(sg.ShapeError, "target of shape (4, 3)", "rows of (5,)", "terms="):
         net.step(x[:, :3], target=y[:, :3])
     assert not changed(net, before)
 
@@ -352,7 +351,7 @@ class Spoiling(ZeroSynthesizer):
 
 
 def spoiler(net: sg.Decoupled) -> Spoiling:
-    module = net.synthgrad.get_submodule("gradient.1")
+    module = net.synthgrad.get_submodule("1/gradient")
     assert isinstance(module, Spoiling)
     return module
 
@@ -366,18 +365,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, verify = Stage._verify, Stage.verify
-
-    def keep(self: Stage, what: str, value: Tensor) -> None:
-        self.suspects.append((what, value))
-
-    def read_all(self: Stage) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Stage, "_verify", read)
-            verify(self)
-
-    monkeypatch.setattr(Stage, "_verify", keep)
-    monkeypatch.setattr(Stage, "verify", read_all)
+    monkeypatch.setattr("synthgrad.core.stage._would_stall", lambda device: True)
 
 
 def sensible(net: sg.Decoupled) -> None:
@@ -425,7 +413,7 @@ def test_a_bad_synthetic_gradient_is_refused_before_its_stage_is_updated_naming_
     before = weights(net)
     second = spoiler(net)
     second.value = value
-    with pytest.raises(sg.NumericalError, match=r"stage 1 \(1\).*already updated in this step: \[0\]") as caught:
+    with pytest.raises(sg.NumericalError, match=r"stage 1 \(1\).*already updated in this step: stages \[0\]") as caught:
         net.step(x, target=y)
     assert caught.value.stage == 1 and caught.value.updated == (0,)
     assert {name.split(".")[0] for name in changed(net.plain, before)} <= {"0"}

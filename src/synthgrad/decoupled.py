@@ -1,6 +1,8 @@
 """The front door: a model goes in, the same model comes out, in stages that learn without waiting for each other."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +26,8 @@ __all__ = ["Decoupled", "decouple"]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 SynthesizerFactory = Callable[[tuple[int, ...]], Synthesizer]
 InputSynthesizerFactory = Callable[[tuple[int, ...], tuple[int, ...]], InputSynthesizer]
+CUTS = "synthgrad"  # what stands at the cuts is saved under this name
+
 LRScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
@@ -79,6 +83,10 @@ def decouple(
         raise ShapeError(f"sample: got {len(sample)} values, expected the model's arguments and, last, the target")
     if not 0.0 <= mixing <= 1.0:
         raise ScheduleError(f"mixing={mixing}: expected λ between 0 (synthetic alone) and 1 (received alone)")
+    if mixing < 1.0 and synthesizer is None:
+        raise ScheduleError(f"mixing={mixing}: there is nothing to mix with; give a synthesizer, or mixing=1")
+    if any(name == CUTS or name.startswith(f"{CUTS}.") for name in model.state_dict()):
+        raise PartitionError(f"the model has a member {CUTS!r}, under which its synthesizers are saved; rename it")
     *arguments, target = sample
     parts = partition(model, at=at, sample=tuple(arguments))
     learn = synthesizer_optimizer or optimizer
@@ -104,7 +112,10 @@ def decouple(
     plan = Plan(schedule, declarations)
     validate(plan)
     net = Decoupled(model, stages, plan, lr_schedule)
-    _try(stages, parts, net._batch(tuple(arguments), target, None, None).context)
+    context = net._batch(tuple(arguments), target, None, None).context
+    for stage, activation in zip(stages, parts.activations, strict=False):
+        if stage.synthesizer is not None and "error" not in stage.declaration.needs:
+            _try(f"synthesizer at {stage.name!r}", stage.synthesizer.module, (activation, context), activation)
     return net
 
 
@@ -130,7 +141,7 @@ class Decoupled(nn.Module):
     ) -> None:
         super().__init__()
         self.plain = model
-        self.synthgrad = nn.ModuleDict({"gradient": _at_cuts(stages), "input": _at_cuts(stages, inputs=True)})
+        self.synthgrad = _at_cuts(stages)
         self.stages, self.plan = stages, plan
         self.engine = LocalEngine(stages, replace(plan, schedule=eager(plan.schedule)))
         optimizers = [stage.piece.optimizer for stage in stages if stage.piece.optimizer is not None]
@@ -160,8 +171,11 @@ class Decoupled(nn.Module):
                 step), naming the stages updated before. The step is given up, pending lessons included.
         """
         outcome = self.engine.step(self._batch(inputs, target, labels, index))
-        for scheduler in self.lr_schedulers:
-            scheduler.step()
+        with warnings.catch_warnings() if self.engine.steps == 1 else nullcontext():
+            if self.engine.steps == 1:  # torch warns at the first step of a stage that the schedule has skipped
+                warnings.simplefilter("ignore", UserWarning)
+            for scheduler in self.lr_schedulers:
+                scheduler.step()
         return outcome
 
     def probe(
@@ -215,7 +229,7 @@ def _synthesizers(
         if factory is None:
             found.append(None)
             continue
-        module = factory(tuple(activation.shape[1:])).to(activation.device)
+        module = factory(tuple(activation.shape[1:])).to(activation.device, activation.dtype)
         found.append(_learner(module, optimizer))
     return [*found, None]
 
@@ -229,39 +243,36 @@ def _input_synthesizers(
         if factory is None:
             found.append(None)
             continue
-        module = factory(tuple(inputs[0].shape[1:]), tuple(activation.shape[1:])).to(activation.device)
-        with torch.no_grad(), random_preserved([activation]):
-            predicted = call_preserved(module, *inputs)
-        _expect_shape(f"input synthesizer behind {name!r}", predicted, activation)
+        module = factory(tuple(inputs[0].shape[1:]), tuple(activation.shape[1:])).to(
+            activation.device, activation.dtype
+        )
+        _try(f"input synthesizer behind {name!r}", module, inputs, activation)
         found.append(_learner(module, optimizer))
     return found
 
 
-def _try(stages: list[Stage], parts: Partition, context: Context) -> None:
-    """Ask each synthesizer for the sample's gradient. Raises `ShapeError` if the answer is not of the right shape."""
-    for stage, activation in zip(stages, parts.activations, strict=False):
-        if stage.synthesizer is None or "error" in stage.declaration.needs:
-            continue
+def _try(who: str, module: nn.Module, arguments: tuple[Any, ...], activation: Tensor) -> None:
+    """Raise `ShapeError` if the module does not answer with the activation's shape."""
+    shape = tuple(activation.shape)
+    remedy = f"build it from the shape that its factory is called with, {shape[1:]}"
+    try:
         with torch.no_grad(), random_preserved([activation]):
-            synthetic_grad = call_preserved(stage.synthesizer.module, activation, context)
-        _expect_shape(f"synthesizer at {stage.name!r}", synthetic_grad, activation)
-
-
-def _expect_shape(who: str, got: Tensor, activation: Tensor) -> None:
-    if got.shape != activation.shape:
+            answer = call_preserved(module, *arguments)
+    except (RuntimeError, IndexError) as error:
+        raise ShapeError(f"{who}: cannot take an activation of shape {shape}: {error}; {remedy}") from error
+    if answer.shape != activation.shape:
         raise ShapeError(
-            f"{who}: got an answer of shape {tuple(got.shape)}, expected {tuple(activation.shape)} as the activation; "
-            f"build it from the shape that its factory is called with, {tuple(activation.shape[1:])}"
+            f"{who}: got an answer of shape {tuple(answer.shape)}, expected {shape} as the activation; {remedy}"
         )
 
 
-def _at_cuts(stages: list[Stage], *, inputs: bool = False) -> nn.ModuleDict:
-    """The synthesizers by the name of their cut, with `/` for `.`: a module's name has no dots."""
+def _at_cuts(stages: list[Stage]) -> nn.ModuleDict:
+    """What stands at the cuts, by its name and kind, with `/` for `.`: a module's name has no dots."""
     found = nn.ModuleDict()
-    for stage, after in zip(stages, stages[1:], strict=False):
-        learner = after.input_synthesizer if inputs else stage.synthesizer
-        if learner is not None:
-            found[stage.name.replace(".", "/")] = learner.module
+    for before, after in zip(stages, stages[1:], strict=False):
+        for kind, learner in (("gradient", before.synthesizer), ("input", after.input_synthesizer)):
+            if learner is not None:
+                found[f"{before.name.replace('.', '/')}/{kind}"] = learner.module
     return found
 
 
@@ -277,5 +288,5 @@ def _without_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _met
 
 def _with_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in list(state):
-        if key.startswith(prefix) and not key.startswith(f"{prefix}synthgrad."):
+        if key.startswith(prefix) and not key.startswith(f"{prefix}{CUTS}."):
             state[f"{prefix}{PLAIN}{key[len(prefix) :]}"] = state.pop(key)

@@ -59,11 +59,6 @@ def test_zeros_give_zeros_and_never_nan() -> None:
     assert agree(zeros, zeros).as_dict() == {"cosine": 0.0, "norm_ratio": 0.0}
 
 
-def test_one_feature_for_each_example_will_do() -> None:
-    gradient = torch.tensor([1.0, -2.0])  # (B,): an activation of one number for each example
-    assert agree(gradient, -gradient).as_dict() == {"cosine": -1.0, "norm_ratio": 1.0}
-
-
 def test_figures_have_no_graph() -> None:
     found = agree(torch.randn(2, 3, requires_grad=True), torch.randn(2, 3))
     assert not found.cosine.requires_grad and not found.norm_ratio.requires_grad

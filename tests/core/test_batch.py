@@ -111,7 +111,7 @@ def test_terms_for_each_token_are_counted_from_the_sample() -> None:
     )
     output, target = torch.randn(2, 5, 4), torch.randint(0, 4, (2, 5))
     loss.measure(output, target, 2)
-    assert loss.count(target, 2) == 10 and loss.count(None, 3) == 15
+    assert loss.count(target, 2) == 10 and loss.count(torch.zeros(3, 5), 3) == 15
     batch = Batch.of((torch.ones(2, 5),), target, Context(), loss)
     assert batch.count == 10
     expected = functional.cross_entropy(output.flatten(0, 1), target.flatten())
@@ -119,11 +119,14 @@ def test_terms_for_each_token_are_counted_from_the_sample() -> None:
 
 
 def test_another_number_of_terms_than_the_sample_showed_is_refused() -> None:
-    loss = Loss(lambda output, target: (output - target).square())
+    loss = Loss(lambda output, target: (output - target).square()[:, :3])
     loss.measure(torch.zeros(2, 5), torch.zeros(2, 5), 2)
-    batch = Batch.of((torch.ones(2, 4),), torch.zeros(2, 4), Context(), loss)
-    with pytest.raises(ShapeError, match="got 8 terms for 2 rows, expected 10.*terms="):
-        loss(torch.zeros(2, 4), batch)
+    with pytest.raises(ShapeError, match=r"target of shape \(2, 4\).*terms="):
+        Batch.of((torch.ones(2, 4),), torch.zeros(2, 4), Context(), loss)
+    batch = Batch.of((torch.ones(2, 5),), torch.zeros(2, 5), Context(), loss)
+    with pytest.raises(ShapeError, match="got 4 terms for 2 rows, expected 6.*terms="):
+        loss.function = lambda output, target: (output - target).square()[:, :2]
+        loss(torch.zeros(2, 5), batch)
 
 
 def test_terms_that_are_no_multiple_of_the_rows_are_refused_by_the_sample() -> None:

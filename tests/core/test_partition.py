@@ -942,6 +942,6 @@ def test_pieces_go_on_working_after_a_refused_batch() -> None:
     model = Paths("no b")
     positive = torch.rand(4, 4)
     parts = partition(model, at=["b"], sample=(positive,))
-    with refused("'b'", "path"):
+    with refused("path"):
         in_pieces(model, parts, (-positive,))
     assert_same(model, parts, (positive,))

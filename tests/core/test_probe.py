@@ -61,7 +61,7 @@ def test_alignment_is_what_autograd_on_the_whole_model_says(kind: Callable[..., 
     true = torch.autograd.grad(functional.cross_entropy(copied[4](upper), y), [lower, upper], retain_graph=True)
     pieces = [(lower, list(copied[:2].parameters()), true[0]), (upper, list(copied[2:4].parameters()), true[1])]
     for name, (h, parameters, true_grad) in zip(AT, pieces, strict=True):
-        synthesizer = net.synthgrad.get_submodule(f"gradient.{name}")
+        synthesizer = net.synthgrad.get_submodule(f"{name}/gradient")
         synthetic_grad = synthesizer(h.detach(), Context(y)).detach() / rows
         ours, theirs = (
             torch.cat([g.flatten() for g in torch.autograd.grad(h, parameters, given, retain_graph=True)])[None]

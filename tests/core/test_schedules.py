@@ -384,13 +384,11 @@ def test_a_schedule_is_called_what_builds_it(schedule: Schedule) -> None:
     assert rebuilt.text(3, 4) == schedule.text(3, 4)
 
 
-@pytest.mark.xfail(strict=True, reason="src: the name of sporadic leaves out its delay")
 def test_a_sporadic_schedule_with_a_delay_is_called_what_builds_it() -> None:
     schedule = sporadic(0.9, seed=3, delay=2)
     assert eval(schedule.name).text(3, 5) == schedule.text(3, 5)
 
 
-@pytest.mark.xfail(strict=True, reason="src: the name of from_text leaves out its microbatches")
 def test_a_written_schedule_of_several_microbatches_is_called_what_builds_it() -> None:
     schedule = from_text("0F0 0F1 0B0 0B1 0U1", microbatches=2)
     assert eval(schedule.name).text(1, 3) == schedule.text(1, 3)

@@ -436,7 +436,6 @@ def test_activations_held_depend_on_the_stages_program_and_not_on_costs(
         assert timeline.activations_held(stage) == held_by_program(plan, stage, steps)
 
 
-@pytest.mark.xfail(strict=True, reason="src: sorted by time, and at equal times what is released goes first")
 @pytest.mark.parametrize(("schedule", "held"), [(backprop(), 1), (gpipe(4), 4)], ids=["backprop", "gpipe"])
 def test_activations_are_held_even_if_nothing_takes_time(schedule: Schedule, held: int) -> None:
     timeline = simulate(plan_of(schedule, 1), costs=dict.fromkeys(Kind, 0))

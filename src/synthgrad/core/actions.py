@@ -29,7 +29,7 @@ class Kind(StrEnum):
     U = "U"  # update the stage's weights from all gradients accumulated since its last U
 
 
-_TEXT = re.compile(r"(\d+)([A-Z])(\d+)")
+_TEXT = re.compile(r"(0|[1-9][0-9]*)([A-Z])(0|[1-9][0-9]*)")
 
 
 class Action(NamedTuple):

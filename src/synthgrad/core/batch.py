@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from synthgrad.core.boundary import back_propagate, cut
 from synthgrad.core.errors import ContextError, ShapeError
 
 __all__ = ["Batch", "Context", "Gradient", "Loss"]
@@ -62,7 +64,7 @@ class Context:
         )
         if labels is None:
             raise ContextError(f"{who}: expected labels as context, got none; {remedy}")
-        if labels.is_floating_point() or labels.is_complex():
+        if labels.dtype not in (torch.int64, torch.int32):
             raise ContextError(f"{who}: expected class indices as labels, got {labels.dtype}; {remedy}")
         if labels.device.type == "cpu" and labels.numel():  # elsewhere looking would stall the device
             low, high = self.label_range
@@ -105,7 +107,10 @@ class Batch:
         for name, value in (("target", target), ("labels", context.labels), ("index", context.index)):
             if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != rows):
                 raise ShapeError(f"{name}: got shape {tuple(value.shape)}, expected {rows} rows as in the inputs")
-        return cls(inputs, target, context, rows, rows, loss.count(target, rows))
+        count = loss.count(target, rows)
+        if count < 1:
+            raise ShapeError(f"loss: counted {count} terms in a batch of {rows} rows, expected at least one")
+        return cls(inputs, target, context, rows, rows, count)
 
     def split(self, parts: int) -> "Iterator[Batch]":
         """The microbatches, as equal as can be. Raises `ShapeError` where there are fewer rows than parts."""
@@ -141,7 +146,16 @@ class Loss:
     def __init__(self, function: Callable[[Any, Any], Tensor], *, terms: Callable[[Any], int] | None = None) -> None:
         self.function = function
         self._terms = terms
-        self.terms_per_row = 1
+        self._per_row = 1
+        self._per_target = False  # one term for each element of the target, however many there are in a row
+        self._sampled: torch.Size | None = None  # else the shape of a target's row, to which the number belongs
+
+    def error(self, output: Tensor, batch: Batch) -> Tensor | None:
+        """Gradient of the summed loss with respect to the output, of the output's shape."""
+        with torch.enable_grad():
+            leaf = cut(output)
+            back_propagate(self(leaf, batch))
+        return None if leaf.grad is None else leaf.grad * batch.count
 
     def measure(self, output: Any, target: Any, rows: int) -> None:
         """Learn from a sample how many loss terms each row has. Raises `ShapeError` if that is no whole number."""
@@ -152,14 +166,20 @@ class Loss:
                     f"loss: got {value.numel()} terms for {rows} rows, expected the same number for each row; "
                     f"give Loss(function, terms=...) that counts them from the target"
                 )
-            self.terms_per_row = value.numel() // rows
+            self._per_row = value.numel() // rows
+            self._per_target = isinstance(target, Tensor) and value.numel() == target.numel()
+            self._sampled = target.shape[1:] if isinstance(target, Tensor) and not self._per_target else None
 
     def count(self, target: Any, rows: int) -> int:
-        """How many loss terms a batch has. Raises `ShapeError` where there is none."""
-        count = rows * self.terms_per_row if self._terms is None else int(self._terms(target))
-        if count < 1:
-            raise ShapeError(f"loss: counted {count} terms in a batch of {rows} rows, expected at least one")
-        return count
+        """How many loss terms a batch has. Raises `ShapeError` where that cannot be known from the target."""
+        if self._terms is not None:
+            return int(self._terms(target))
+        if self._sampled is not None and target.shape[1:] != self._sampled:
+            raise ShapeError(
+                f"loss: got a target of shape {tuple(target.shape)}, expected rows of {tuple(self._sampled)} as in the "
+                f"sample, from which the loss terms were counted; give Loss(function, terms=...) that counts them"
+            )
+        return target.numel() if self._per_target else rows * self._per_row
 
     def __call__(self, output: Any, batch: Batch) -> Tensor:
         """The (micro)batch's share of the step's mean loss, a scalar: all shares add up to that mean.
@@ -167,8 +187,10 @@ class Loss:
         Raises:
             ShapeError: another number of loss terms than the count that the earlier stages have already used.
         """
-        value = self.function(output, batch.target)
         own = self.count(batch.target, batch.rows)
+        value = self.function(output, batch.target)
+        if own == 0:  # a microbatch of padding alone: its mean is NaN, its share is nothing
+            return torch.stack([t.sum() * 0.0 for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]).sum()
         if value.dim() == 0:
             return value if own == batch.count else value * (own / batch.count)
         if self._terms is None and value.numel() != own:

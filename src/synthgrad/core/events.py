@@ -5,6 +5,7 @@ runs forward; only their differences mean anything.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -88,20 +89,38 @@ _EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probe
 
 
 def encode(event: Event, **labels: Any) -> str:
-    """One line of JSON, without the line's end.
+    """One line of JSON, without the line's end; a number that is not finite becomes null.
+
+    Raises:
+        ValueError: a label is called like a field of the event.
 
     >>> encode(ActionDone("0F0", 0.0, 1.5), method="dni")
     '{"event": "ActionDone", "method": "dni", "action": "0F0", "start": 0.0, "end": 1.5}'
     """
-    return json.dumps({"event": type(event).__name__, **labels, **asdict(event)})
+    fields = asdict(event)
+    if same := {"event", *fields} & labels.keys():
+        raise ValueError(f"labels: {sorted(same)} are fields of {type(event).__name__}; give the labels other names")
+    return json.dumps(_finite({"event": type(event).__name__, **labels, **fields}), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same tree with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def decode(line: str) -> tuple[Event, dict[str, Any]]:
     """The event and the labels of a line; inverse of `encode`. Raises `ValueError` on anything else."""
     fields = json.loads(line)
-    if not isinstance(fields, dict) or fields.get("event") not in _EVENTS:
+    name = fields.get("event") if isinstance(fields, dict) else None
+    if not isinstance(name, str) or name not in _EVENTS:
         raise ValueError(f"no event: {line[:80]!r}; expected an object whose 'event' is one of {', '.join(_EVENTS)}")
     kind = _EVENTS[fields.pop("event")]
+    if missing := kind.__dataclass_fields__.keys() - fields.keys():
+        raise ValueError(f"event {name} without {', '.join(sorted(missing))}: {line[:80]!r}; expected all its fields")
     own = {name: fields.pop(name) for name in kind.__dataclass_fields__}
     if "locks" in own:
         own["locks"] = tuple(own["locks"])

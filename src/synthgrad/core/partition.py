@@ -14,7 +14,8 @@ NaN for zeros, and must give the model's values bit for bit.
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import cut
 from synthgrad.core.errors import PartitionError
-from synthgrad.core.piece import Excerpt, Piece, Slice
+from synthgrad.core.piece import Answer, Excerpt, Piece, Slice
 from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.recording import Recorder, Recording, record
 
@@ -64,6 +65,8 @@ def partition(model: nn.Module, *, at: Sequence[str], sample: tuple[Any, ...]) -
             once; an output that is no floating tensor with a row for each example; something that bypasses a cut, or a
             weight on both sides of one.
     """
+    if isinstance(at, str):
+        raise PartitionError(f"at: got the string {at!r}, expected a list of names; write [{at!r}]")
     modules = dict(model.named_modules(remove_duplicate=False))
     first_names = {id(module): name for name, module in model.named_modules()}
     names = [first_names[id(_find(name, modules))] for name in at]
@@ -76,11 +79,17 @@ def partition(model: nn.Module, *, at: Sequence[str], sample: tuple[Any, ...]) -
     names.sort(key=lambda name: recording.calls[name][0].end)
 
     pieces = _pieces(model, names, recording)
+    _expect_buffers_apart(model, pieces, recording)
+    try:
+        _try_pieces(pieces, names, sample, recording)
+    except PartitionError:
+        # Random numbers that the model draws between its submodules are drawn by several pieces, so that their streams
+        # differ from the whole model's; where none are drawn, the pieces must agree all the same.
+        if not model.training:
+            raise
+        with _evaluating(model):
+            _try_pieces(pieces, names, sample, record(model, sample, keep=True))
     edges = [None, *(activations[name] for name in names)]
-    with random_preserved([*model.parameters()]):  # the pieces in turn draw the random numbers of one pass
-        for index, piece in enumerate(pieces):
-            expected = activations[names[index]] if index < len(names) else recording.output
-            _try_alone(piece, index, names, sample, edges[index], expected, recording)
     parameters = _parameters(model, pieces, sample, edges, names)
     return Partition(tuple(names), pieces, parameters, tuple(activations[name] for name in names), recording.output)
 
@@ -109,10 +118,10 @@ def _activation(name: str, recording: Recording, rows: int) -> Tensor:
         raise PartitionError(
             f"at: {name!r} returns {output.dtype}, expected a floating type; no gradient can pass there"
         )
-    if output.dim() == 0 or len(output) != rows:
+    if output.dim() < 2 or len(output) != rows:
         raise PartitionError(
-            f"at: {name!r} returns shape {tuple(output.shape)} for a batch of {rows}, expected one row for each "
-            f"example; cut where the batch is the first dimension"
+            f"at: {name!r} returns shape {tuple(output.shape)} for a batch of {rows}, expected one row of features for "
+            f"each example; cut where the batch is the first dimension, with features behind it"
         )
     return output
 
@@ -131,59 +140,115 @@ def _pieces(model: nn.Module, names: list[str], recording: Recording) -> tuple[P
 # ---- what crosses a cut ----------------------------------------------------------------------------------------------
 
 
-def _try_alone(
-    piece: Piece,
-    index: int,
-    names: list[str],
-    sample: tuple[Any, ...],
-    received: Tensor | None,
-    expected: Any,
-    recording: Recording,
-) -> None:
-    """Run the piece alone on the sample, stubs returning NaN. Raises `PartitionError`, naming what bypasses the cut."""
+def _try_pieces(pieces: tuple[Piece, ...], names: list[str], sample: tuple[Any, ...], recording: Recording) -> None:
+    """Run each piece alone on the sample. Raises `PartitionError`, naming what bypasses a cut."""
+    with random_preserved([*pieces[0].parameters()]):  # the pieces in turn draw the random numbers of one pass
+        for index, piece in enumerate(pieces):
+            received = recording.calls[names[index - 1]][0].output if index else None
+            expected = recording.calls[names[index]][0].output if index < len(names) else recording.output
+            what = _crossing(piece, sample, received, expected, recording) if isinstance(piece, Excerpt) else None
+            if what is not None:
+                raise PartitionError(
+                    f"{what} bypasses the cut at {names[max(index - 1, 0)]!r} and is used behind it; cut where only "
+                    f"one tensor passes, for instance at the end of the block that contains both"
+                )
+            _gives(piece, sample, received, expected)  # draws the random numbers that are this piece's
+
+
+def _gives(
+    piece: Piece, sample: tuple[Any, ...], received: Tensor | None, expected: Any, answer: Answer | None = None
+) -> bool:
+    """Whether the piece, run alone, gives what is expected; on the way, whether it writes into what it receives."""
     given = None if received is None else received.clone()
-
-    def gives(answer: Any) -> bool:
-        if isinstance(piece, Excerpt):
-            piece.answer_with(answer)
-        try:
-            with torch.no_grad():
-                return _same(call_preserved(piece, sample, given), expected)
-        finally:
-            if isinstance(piece, Excerpt):
-                piece.answer_with(None)
-
     version = None if given is None else given._version
-    same = gives(lambda name, call, shapes: _poisoned(shapes, sample))
-    if given is not None and given._version != version:
-        piece.changes_input = True
-        given = received
-    if same:
-        return
-    crossing = []
-    for suspect in piece.stubs() if isinstance(piece, Excerpt) else []:
+    if isinstance(piece, Excerpt):
+        piece.answer_with(answer)
+    try:
+        with torch.no_grad():
+            return _same(call_preserved(piece, sample, given), expected)
+    except _TRIED:
+        return False
+    finally:
+        piece.changes_input |= given is not None and given._version != version
+        if isinstance(piece, Excerpt):
+            piece.answer_with(None)
 
-        def answer(name: str, call: int, shapes: Any, suspect: str = suspect) -> Any:
-            return _poisoned(shapes, sample) if name == suspect else recording.calls[name][call].output
 
-        if not gives(answer):
-            crossing.append(suspect)
-    what = f"the output of {crossing[0]!r}" if crossing else "something computed before it"
-    raise PartitionError(
-        f"{what} bypasses the cut at {names[index - 1] if index else names[0]!r} and is used behind it; "
-        f"cut where only one tensor passes, for instance at the end of the block that contains both"
+# What a forward pass may raise when it computes with values that make no sense: an index out of range, say.
+_TRIED = (RuntimeError, IndexError, ValueError, AssertionError)
+
+
+def _crossing(
+    piece: Excerpt, sample: tuple[Any, ...], received: Tensor | None, expected: Any, recording: Recording
+) -> str | None:
+    """What the piece uses besides what it received, as text; None if that is nothing. Draws no random numbers."""
+
+    def gives(answer: Answer) -> bool:
+        with random_preserved([*piece.parameters()]):
+            return _gives(piece, sample, received, expected, answer)
+
+    def truth(name: str, call: int, shapes: Any) -> Any:
+        return recording.calls[name][call].output
+
+    wrong = (_nan_for(recording), _other_than(recording))
+    if all(gives(answer) for answer in wrong):
+        return None
+    if not gives(truth):
+        return "something computed before it"
+    for answer in wrong:
+        for suspect in piece.stubs():
+
+            def one_wrong(name: str, call: int, shapes: Any, a: Answer = answer, wrong: str = suspect) -> Any:
+                return (a if name == wrong else truth)(name, call, shapes)
+
+            if not gives(one_wrong):
+                return f"the output of {suspect!r}"
+    return None  # the piece only cannot bear all of these values at once
+
+
+def _nan_for(recording: Recording) -> Answer:
+    """Stubs answer NaN; where the type has none, another value than the true one."""
+    return lambda name, call, shapes: pytree.tree_map_only(
+        Tensor,
+        lambda t: torch.full_like(t, torch.nan) if t.is_floating_point() or t.is_complex() else _another(t),
+        recording.calls[name][call].output,
     )
 
 
-def _poisoned(shapes: Any, sample: tuple[Any, ...]) -> Any:
-    """NaN of the given shapes; zeros where the type has no NaN."""
-    device = next((t.device for t in pytree.tree_leaves(sample) if isinstance(t, Tensor)), torch.device("cpu"))
+def _other_than(recording: Recording) -> Answer:
+    """Stubs answer other values than the true ones: a comparison does not pass NaN on."""
+    return lambda name, call, shapes: pytree.tree_map_only(Tensor, _another, recording.calls[name][call].output)
 
-    def poison(t: Tensor) -> Tensor:
-        value = float("nan") if t.is_floating_point() or t.is_complex() else 0
-        return torch.full(t.shape, value, dtype=t.dtype, device=device)
 
-    return pytree.tree_map_only(Tensor, poison, shapes)
+def _another(values: Tensor) -> Tensor:
+    if values.dtype is torch.bool:
+        return ~values
+    return 1 - 2 * values if values.is_floating_point() or values.is_complex() else values + 1
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Generator[None]:
+    """Every submodule in eval mode; each goes back to its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _expect_buffers_apart(model: nn.Module, pieces: tuple[Piece, ...], recording: Recording) -> None:
+    """Raise `PartitionError` if a module that contains a cut changes a buffer itself: each piece would do it again."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for module in pieces[0].split() if isinstance(pieces[0], Excerpt) else []:
+        for key, _ in module.named_buffers(recurse=False):
+            full = f"{names[id(module)]}.{key}".lstrip(".")
+            if full in recording.changed:
+                raise PartitionError(
+                    f"the buffer {full!r} is changed by a module that contains a cut, so every piece would change it; "
+                    f"move it into a submodule of its own, or cut around {names[id(module)] or 'the model'!r}"
+                )
 
 
 def _same(got: Any, expected: Any) -> bool:
@@ -230,12 +295,13 @@ def _parameters(
                 )
             owners[id(parameter)] = index
     for index, piece in enumerate(pieces):
-        for parameter in piece.parameters():
+        for parameter in piece.parameters():  # a stub's are not its piece's
             owners.setdefault(id(parameter), index)
+    # What no piece ever runs moves with the first, where it does no harm: calling it would be refused.
     found: tuple[dict[str, nn.Parameter], ...] = tuple({} for _ in pieces)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) in owners:
-            found[owners[id(parameter)]][name] = parameter
+        if parameter.requires_grad:
+            found[owners.get(id(parameter), 0)][name] = parameter
     return found
 
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from synthgrad.core.errors import PartitionError
 from synthgrad.core.recording import Recorder, Recording
 
-__all__ = ["Excerpt", "Piece", "Slice"]
+__all__ = ["Answer", "Excerpt", "Piece", "Slice"]
 
 Answer = Callable[[str, int, Any], Any]
 
@@ -92,7 +92,7 @@ class Excerpt(Piece):
         if calls and name != self.leave and all(call.start > begin and call.end <= end for call in calls):
             return module
         straddles = any(call.start <= begin < call.end or call.start <= end < call.end for call in calls)
-        if calls and not straddles:
+        if calls and not straddles and name != self.leave:
             return _Latecomer(module, shared, name)
         if not calls and not any(inner in recording.calls for inner in self._inside(module, name)):
             return _Stub(module, shared, name) if name else module

@@ -160,8 +160,8 @@ def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
     source = plan.backward(stage + 1, microbatch)
     if source is None:
         raise ScheduleError(
-            f"{action} needs {stage + 1}S{microbatch} or {stage + 1}B{microbatch}, and {plan.schedule.name} has "
-            f"neither in that step; add one of them, or leave {action} out"
+            f"needs {stage + 1}S{microbatch} or {stage + 1}B{microbatch}, and {plan.schedule.name} has neither in that "
+            f"step; add one of them, or leave {action} out"
         )
     return (source,)
 
@@ -220,7 +220,10 @@ def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dic
     if kind in BACKWARD and declared.input_synthesizer and Kind.P not in plan.kinds(stage, microbatch):
         return f"stage {stage} has an input synthesizer, but no {stage}P{microbatch}; use forward_unlocked(), or none"
     learning = Action(stage, Kind.P if declared.input_synthesizer else Kind.F, microbatch)
-    needed = list(dependencies(action, plan))
+    try:
+        needed = list(dependencies(action, plan))
+    except ScheduleError as error:
+        return str(error)
     if kind in BACKWARD or kind is Kind.T:
         needed.append(learning)
     if kind is Kind.W:
@@ -228,10 +231,26 @@ def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dic
     for other in needed:
         if other not in done:
             return f"stands before {other}, which it needs"
-    if kind in BACKWARD and Action(stage, Kind.U, microbatch) in done:
-        return "stands after its stage's U, so its forward pass used other weights; put U behind it"
+    if kind in BACKWARD and any(Action(stage, other, microbatch) in done for other in BACKWARD):
+        return "back-propagates a second time through what was freed by the first; leave one of them out"
     if kind is Kind.U and not unused[stage]:
         return f"there is no gradient to use; expected {stage}S, {stage}B or {stage}W since the stage's last U"
+    if kind is Kind.U and (open_ := _half_done(stage, plan, step, done)):
+        return f"stands between {open_[0]} and {open_[1]}, which would use other weights; put it behind both"
+    return None
+
+
+def _half_done(stage: int, plan: Plan, step: int, done: set[Action]) -> tuple[Action, Action] | None:
+    """A forward pass of the step whose backward pass is still to come, with that; or I, with W."""
+    parts = plan.schedule.microbatches
+    for microbatch in range(step * parts, (step + 1) * parts):
+        kinds = plan.kinds(stage, microbatch)
+        learning = Kind.P if plan.stages[stage].input_synthesizer else Kind.F
+        pairs = [(learning, kind) for kind in BACKWARD if kind in kinds]
+        for first, second in [*pairs, (Kind.I, Kind.W)]:
+            begun, ended = Action(stage, first, microbatch), Action(stage, second, microbatch)
+            if begun in done and second in kinds and ended not in done:
+                return begun, ended
     return None
 
 

@@ -1,6 +1,6 @@
 """Looking without touching: run a module and leave its buffers, and the random state, as they were."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ def call_preserved(module: nn.Module, *args: Any) -> Any:
 
 
 @contextmanager
-def random_preserved(tensors: list[Tensor]) -> Iterator[None]:
+def random_preserved(tensors: list[Tensor]) -> Generator[None]:
     """Restore the random state of the CPU, and of the devices that hold the tensors."""
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices, key=str)):

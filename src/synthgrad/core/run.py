@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
+
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import ActionDone
@@ -43,16 +45,35 @@ def run(
         NumericalError: a value is not finite; names the stages updated by these actions before.
     """
     updated: list[int] = []
+    concerned: dict[int, Stage] = {}
     for action, sources, readers in lines:
         received = [transport.receive(source, by=action) for source in sources]
+        stage = concerned[action.stage] = stages[action.stage]
         start = time.perf_counter()
         try:
-            product = stages[action.stage].do(action, *received)
+            product = stage.do(action, *received)
         except NumericalError as error:
-            done = f"already updated in this step: {updated}" if updated else "no stage was updated in this step"
-            raise NumericalError(f"{action}: {error}; {done}", stage=error.stage, updated=tuple(updated)) from None
+            raise _told(error, str(action), updated) from None
         if observe is not None:
             observe(ActionDone(str(action), start, time.perf_counter()))
         if action.kind is Kind.U:
             updated.append(action.stage)
         transport.send(action, product, readers)
+    _read_flags(concerned.values(), updated)
+
+
+def _read_flags(stages: Iterable[Stage], updated: list[int]) -> None:
+    """Look at all flags that the stages have put off, waiting for the device once."""
+    flags = [(stage, flag) for stage in stages for flag in stage.suspects]
+    if flags:
+        device = flags[0][1].device
+        finite = torch.stack([flag.to(device) for _, flag in flags]).isfinite().tolist()
+        for (stage, _), good in zip(flags, finite, strict=True):
+            stage.suspects.clear()
+            if not good:
+                raise _told(stage.fault("an activation or a gradient"), "found at the end of the step", updated)
+
+
+def _told(error: NumericalError, where: str, updated: list[int]) -> NumericalError:
+    done = f"already updated in this step: stages {updated}" if updated else "no stage was updated in this step"
+    return NumericalError(f"{where}: {error}; {done}", stage=error.stage, updated=tuple(updated))

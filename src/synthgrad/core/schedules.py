@@ -41,14 +41,15 @@ class Schedule:
             that fall into it. Late actions may reach before the start of the run; `actions` drops those.
         microbatches: into how many parts the batch of one step is split.
         lateness: how many steps after its own a late action may fall.
-        repeats: whether every step is like the first, with its microbatches counted on.
+        repeats: whether every step's order is that of step 0 with its microbatches counted on; then it is worked out
+            only once.
     """
 
     name: str
     order: Callable[[int, int], list[Action]]
     microbatches: int = 1
     lateness: int = 0
-    repeats: bool = True
+    repeats: bool = False
 
     def actions(self, stages: int, step: int, *, since: int = 0) -> tuple[Action, ...]:
         """The actions of `step`. Late actions of steps before `since` (the start, or the last flush) are left out."""
@@ -98,7 +99,7 @@ def backprop(*, teach: bool = False) -> Schedule:
         lessons = [Action(stage, Kind.T, step) for stage in range(stages - 1)] if teach else []
         return forward + backward + lessons + [Action(stage, Kind.U, step) for stage in range(stages)]
 
-    return Schedule("backprop(teach=True)" if teach else "backprop()", order)
+    return Schedule("backprop(teach=True)" if teach else "backprop()", order, repeats=True)
 
 
 def gpipe(microbatches: int) -> Schedule:
@@ -111,7 +112,7 @@ def gpipe(microbatches: int) -> Schedule:
         backward = [Action(stage, Kind.B, part) for part in parts for stage in reversed(range(stages))]
         return forward + backward + [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
 
-    return Schedule(f"gpipe({microbatches})", order, microbatches)
+    return Schedule(f"gpipe({microbatches})", order, microbatches, repeats=True)
 
 
 def one_f_one_b(microbatches: int) -> Schedule:
@@ -132,7 +133,7 @@ def one_f_one_b(microbatches: int) -> Schedule:
         last = (step + 1) * microbatches - 1
         return [action for _, action in sorted(ticks)] + [Action(stage, Kind.U, last) for stage in range(stages)]
 
-    return Schedule(f"one_f_one_b({microbatches})", order, microbatches)
+    return Schedule(f"one_f_one_b({microbatches})", order, microbatches, repeats=True)
 
 
 def update_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
@@ -156,7 +157,7 @@ def update_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
             actions.append(Action(stage, Kind.U, part))
         return actions
 
-    return Schedule(_name("update_unlocked", delay, microbatches), order, microbatches, delay + 1)
+    return Schedule(_name("update_unlocked", delay, microbatches), order, microbatches, delay + 1, repeats=True)
 
 
 def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
@@ -189,7 +190,7 @@ def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
                 actions += [Action(stage, Kind.F, part) for part in parts]
         return actions
 
-    return Schedule(_name("forward_unlocked", delay, microbatches), order, microbatches, delay + 1)
+    return Schedule(_name("forward_unlocked", delay, microbatches), order, microbatches, delay + 1, repeats=True)
 
 
 def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
@@ -224,7 +225,8 @@ def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
             programs.append(program)
         return _shuffle(programs, random.Random(f"order {seed} {step}"))
 
-    return Schedule(f"sporadic({p}, seed={seed})", order, 1, delay + 1, repeats=False)
+    late = f", delay={delay}" if delay else ""
+    return Schedule(f"sporadic({p}, seed={seed}{late})", order, 1, delay + 1)
 
 
 def _shuffle(programs: list[list[Action]], draw: random.Random) -> list[Action]:
@@ -257,7 +259,8 @@ def from_text(text: str, *, microbatches: int = 1) -> Schedule:
             raise ScheduleError(f"the schedule names {named} stages, got a model of {stages}: write one line for each")
         return [action._replace(microbatch=action.microbatch + step * microbatches) for action in written]
 
-    return Schedule(f"from_text({text!r})", order, microbatches)
+    parts = f", microbatches={microbatches}" if microbatches > 1 else ""
+    return Schedule(f"from_text({text!r}{parts})", order, microbatches, repeats=True)
 
 
 def eager(schedule: Schedule) -> Schedule:

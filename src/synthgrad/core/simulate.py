@@ -54,17 +54,16 @@ class Timeline:
 
     def activations_held(self, stage: int) -> int:
         """The most microbatches whose activations the stage holds for its backward pass at any one time."""
-        changes: list[tuple[float, int]] = []
         forward = Kind.P if self.plan.stages[stage].input_synthesizer else Kind.F
-        for action in self.start:
-            if action.stage == stage and action.kind in BACKWARD:
-                released = Action(stage, Kind.W, action.microbatch)  # the second half of I, if it is one
-                done = self.end[released if action.kind is Kind.I and released in self.end else action]
-                changes += [(self.start[Action(stage, forward, action.microbatch)], 1), (done, -1)]
-        held = most = 0
-        for _, change in sorted(changes):  # at equal times what is released goes first: -1 sorts before 1
-            held += change
-            most = max(most, held)
+        held: set[int] = set()
+        most = 0
+        for action in (action for action in self.start if action.stage == stage):  # in the order of its program
+            kinds = self.plan.kinds(stage, action.microbatch)
+            if action.kind is forward and not kinds.isdisjoint(BACKWARD):
+                held.add(action.microbatch)
+            elif action.kind is Kind.W or (action.kind in BACKWARD and Kind.W not in kinds):
+                held.discard(action.microbatch)
+            most = max(most, len(held))
         return most
 
 

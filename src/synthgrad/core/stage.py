@@ -1,5 +1,6 @@
 """A stage: a piece of the model with its own optimizer. Its methods are the letters of a schedule."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -111,7 +112,7 @@ class Stage:
         self.passages: dict[int, Passage] = {}
         self.losses: list[Tensor] = []  # shares of the mean loss since they were last taken; last stage only
         self.agreements: list[Agreement] = []  # since they were last taken
-        self.suspects: list[tuple[str, Tensor]] = []  # flags not yet read, where reading one would stall the device
+        self.suspects: list[Tensor] = []  # flags not yet read, where reading one would stall the device
 
     @property
     def declaration(self) -> Declaration:
@@ -150,8 +151,10 @@ class Stage:
         inputs = None if activation is None else cut(activation, differentiable=learns and passage.sends_gradient)
         with torch.set_grad_enabled(learns):
             output = self.piece.module(passage.batch.inputs, inputs)
-            product = self._error(output, passage) if self.loss is not None else output.detach()
-            if self.loss is not None:
+            if self.loss is None:
+                product = output.detach()
+            else:
+                product = self.loss.error(output, passage.batch) if passage.sends_error else None
                 output = self.loss(output, passage.batch)
                 self.losses.append(output.detach())
         if self.input_synthesizer is None:
@@ -164,24 +167,15 @@ class Stage:
         predictor: InputSynthesizer = self.input_synthesizer.module
         with torch.set_grad_enabled(self._keeps(passage, Kind.Q)):
             predicted = predictor(*passage.batch.inputs)
-        passage.predicted_input = predicted if predicted.requires_grad else None
+        passage.predicted_input = predicted if self._keeps(passage, Kind.Q) else None
         inputs = cut(predicted, differentiable=passage.sends_gradient)
         output = call_preserved(self.piece.module, passage.batch.inputs, inputs)
         self._hold(passage, inputs, output if self.loss is None else self.loss(output, passage.batch))
 
     def _hold(self, passage: Passage, inputs: Tensor | None, output: Tensor) -> None:
-        passage.inputs, passage.activation = inputs, output.detach()
-        passage.output = output if not passage.left.isdisjoint(BACKWARD) else None
-
-    def _error(self, output: Tensor, passage: Passage) -> Tensor | None:
-        """Gradient of the summed loss with respect to the model's output, if a synthesizer has declared to need it."""
-        assert self.loss is not None
-        if not passage.sends_error:
-            return None
-        with torch.enable_grad():
-            leaf = cut(output)
-            back_propagate(self.loss(leaf, passage.batch))
-        return None if leaf.grad is None else leaf.grad * passage.batch.count
+        passage.activation = output.detach()
+        if not passage.left.isdisjoint(BACKWARD):
+            passage.inputs, passage.output = inputs, output
 
     # ---- backward ----------------------------------------------------------------------------------------------------
 
@@ -199,23 +193,24 @@ class Stage:
         """The first half of B: the gradient of the input alone."""
         assert passage.output is not None
         passage.received = self._mixed(passage, received)
-        self._check_finite(passage, passage.received)
         leaves = [passage.inputs] if passage.inputs is not None else []
         back_propagate_to(leaves, passage.output, passage.received, keep=True)
-        return self._input_gradient(passage)
+        return self._sent_back(passage, passage.output, passage.received)
 
     def W(self, passage: Passage) -> None:
         """The second half of B: the gradients of the piece's own parameters."""
         assert passage.output is not None
-        back_propagate_to(self.piece.parameters, passage.output, passage.received, keep=False)
+        output, received = passage.output, passage.received
+        back_propagate_to(self.piece.parameters, output, received, keep=False)
         passage.output = passage.received = None
+        self._sent_back(passage, output, received)
 
     def _synthesize(self, passage: Passage) -> Tensor:
         """The synthetic gradient of the step's mean loss, ready to be injected."""
         assert self.synthesizer is not None and passage.activation is not None
         with torch.set_grad_enabled(self._keeps(passage, Kind.T)):
             synthetic_grad = self.synthesizer.module(passage.activation, passage.batch.context)
-        passage.synthetic_grad = synthetic_grad if synthetic_grad.requires_grad else None
+        passage.synthetic_grad = synthetic_grad if self._keeps(passage, Kind.T) else None
         return synthetic_grad.detach().to(passage.activation.dtype) / passage.batch.count
 
     def _mixed(self, passage: Passage, received: Gradient | None) -> Tensor | None:
@@ -226,19 +221,26 @@ class Stage:
 
     def _back_propagate(self, passage: Passage, gradient: Tensor | None) -> Gradient | None:
         assert passage.output is not None
-        self._check_finite(passage, gradient)
         output, passage.output = passage.output, None
         if Kind.T not in passage.left:
             passage.activation = None
         back_propagate(output, gradient)
-        return self._input_gradient(passage)
+        return self._sent_back(passage, output, gradient)
 
-    def _input_gradient(self, passage: Passage) -> Gradient | None:
-        if passage.inputs is None or not passage.sends_gradient:
-            passage.inputs = None
+    def _sent_back(self, passage: Passage, output: Tensor, gradient: Tensor | None) -> Gradient | None:
+        """The gradient of the input, for the stage before; first a look at all gradients that have been made."""
+
+        def cause() -> str:
+            if not _all_finite(output.detach()):
+                return "loss" if gradient is None else "activation"
+            return "gradient made in its backward pass" if gradient is None or _all_finite(gradient) else "gradient"
+
+        leaf, passage.inputs = passage.inputs, None
+        values = leaf.grad if leaf is not None else None
+        gradients = [parameter.grad for parameter in self.piece.parameters]
+        self._expect_finite([output.detach(), values, *gradients], cause)
+        if leaf is None or not passage.sends_gradient:
             return None
-        values, leaf = passage.inputs.grad, passage.inputs
-        passage.inputs = None
         return Gradient(torch.zeros_like(leaf) if values is None else values, passage.batch.count)
 
     # ---- learning ----------------------------------------------------------------------------------------------------
@@ -253,7 +255,8 @@ class Stage:
         if synthetic_grad is None:
             synthetic_grad = synthesizer(passage.activation, passage.batch.context)
         feedback = Feedback(received.values * received.count)
-        self._teach(self.synthesizer, synthesizer.loss(synthetic_grad, feedback), passage)
+        wrong = "target of the synthesizer, or its answer,"
+        self._teach(self.synthesizer, synthesizer.loss(synthetic_grad, feedback), passage, wrong)
         self.agreements.append(agree(synthetic_grad.detach(), feedback.target_grad))
 
     def Q(self, passage: Passage, real: Tensor) -> None:
@@ -263,15 +266,16 @@ class Stage:
         predicted = passage.predicted_input
         if predicted is None:
             predicted = predictor(*passage.batch.inputs)
-        self._teach(self.input_synthesizer, predictor.loss(predicted, real), passage)
+        self._teach(self.input_synthesizer, predictor.loss(predicted, real), passage, "input, or the one predicted,")
 
     def U(self, passage: Passage) -> None:
         """One optimizer step from all gradients accumulated since the last one."""
         self.piece.update()
 
-    def _teach(self, learner: Learner, loss: Tensor, passage: Passage) -> None:
+    def _teach(self, learner: Learner, loss: Tensor, passage: Passage, wrong: str) -> None:
         """Accumulate from a loss summed over the examples here; the mean is over those of the whole step."""
         back_propagate(loss / passage.batch.step_rows)
+        self._expect_finite((parameter.grad for parameter in learner.parameters), lambda: wrong)
         if passage.ends_step:
             learner.update()
 
@@ -285,31 +289,33 @@ class Stage:
 
     # ---- faults ------------------------------------------------------------------------------------------------------
 
-    def _check_finite(self, passage: Passage, gradient: Tensor | None) -> None:
-        """Look for NaN in output and gradient before anything is accumulated; one product shows either's."""
-        assert passage.output is not None
-        output = passage.output.detach()
-        if gradient is None:
-            what, value = "loss", output
-        else:
-            wide = torch.promote_types(output.dtype, torch.float32)  # half precision would overflow in the sum
-            what = "activation or gradient"
-            value = torch.dot(output.flatten().to(wide), gradient.flatten().to(wide))
-        if value.device.type == "cpu":
-            self._verify(what, value)
-        else:
-            self.suspects.append((what, value))
+    def _expect_finite(self, values: Iterable[Tensor | None], cause: Callable[[], str]) -> None:
+        """Look for NaN and infinity in what has just been made, before anything is updated with it.
 
-    def verify(self) -> None:
-        """Read the flags that were put off; raises `NumericalError`."""
-        for what, value in self.suspects:
-            self._verify(what, value)
-        self.suspects.clear()
+        A bad injected gradient need not be looked at: the gradients made from it are products with it.
+        """
+        largest = [torch.linalg.vector_norm(v, torch.inf) for v in values if v is not None]  # NaN if any is
+        if not largest:
+            return
+        flag = torch.stack(largest).sum()
+        if _would_stall(flag.device):
+            self.suspects.append(flag)
+        elif not flag.isfinite():
+            raise self.fault(cause())
 
-    def _verify(self, what: str, value: Tensor) -> None:
-        if not value.isfinite():
-            raise NumericalError(
-                f"stage {self.index} ({self.name}): {what} is not finite; look for a learning rate too high, or a bad "
-                f"row in the batch",
-                stage=self.index,
-            )
+    def fault(self, what: str) -> NumericalError:
+        """The error that says what is not finite here."""
+        return NumericalError(
+            f"stage {self.index} ({self.name}): {what} is not finite; look for a bad row in the batch, or for a "
+            f"learning rate too high",
+            stage=self.index,
+        )
+
+
+def _would_stall(device: torch.device) -> bool:
+    """Whether to read a number from the device now would make it wait."""
+    return device.type != "cpu"
+
+
+def _all_finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad.core.actions import Action
+from synthgrad.core.actions import Action, Kind
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
 from synthgrad.core.events import ActionDone
-from synthgrad.core.plan import Plan, line_of, readers
+from synthgrad.core.plan import Line, Plan, line_of, readers
 from synthgrad.core.run import run
 from synthgrad.core.stage import Passage, Stage
 
@@ -85,14 +85,8 @@ class LocalEngine:
         Raises:
             NumericalError: a value is not finite; the step is given up and may be tried again with another batch.
         """
-        try:
-            self._open(batch)
-            run(self.plan.lines(self.steps, since=self.since), self.stages, self.mailbox, self.observe)
-            for stage in self.stages:
-                stage.verify()
-        except BaseException:
-            self.abandon()
-            raise
+        self._open(list(batch.split(self.plan.schedule.microbatches)))
+        self._run(self.plan.lines(self.steps, since=self.since))
         self.steps += 1
         losses, self.stages[-1].losses = self.stages[-1].losses, []
         return Outcome(torch.stack(losses).sum() if losses else torch.tensor(float("nan")), self._take_agreement())
@@ -100,7 +94,7 @@ class LocalEngine:
     def flush(self) -> dict[str, Agreement]:
         """Run the late actions that are still pending: before a checkpoint, and at the end; returns their agreement."""
         late = self.plan.flush(self.steps, since=self.since)
-        run([line_of(action, self.plan) for action in late], self.stages, self.mailbox, self.observe)
+        self._run([line_of(action, self.plan) for action in late])
         self.since = self.steps
         return self._take_agreement()
 
@@ -111,9 +105,20 @@ class LocalEngine:
             stage.abandon()
         self.since = self.steps
 
-    def _open(self, batch: Batch) -> None:
-        schedule = self.plan.schedule
-        for part, microbatch in enumerate(batch.split(schedule.microbatches), start=self.steps * schedule.microbatches):
+    def _run(self, lines: Sequence[Line]) -> None:
+        try:
+            run(lines, self.stages, self.mailbox, self.observe)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _open(self, batches: list[Batch]) -> None:
+        """Open the passages of a step; gradients that somebody else has left at the weights are not the step's."""
+        for stage in self.stages:
+            stage.piece.forget()
+        last = self.stages[-1].index
+        for part, microbatch in enumerate(batches, start=self.steps * len(batches)):
+            asked = bool(readers(Action(last, Kind.F, part), self.plan))
             for stage in self.stages:
                 kinds = self.plan.kinds(stage.index, part)
                 backward = self.plan.backward(stage.index, part)
@@ -121,8 +126,9 @@ class LocalEngine:
                     microbatch,
                     self.steps,
                     set(kinds),
-                    ends_step=(part + 1) % schedule.microbatches == 0,
+                    ends_step=microbatch is batches[-1],
                     sends_gradient=backward is not None and bool(readers(backward, self.plan)),
+                    sends_error=asked and stage.index == last,
                 )
 
     def _take_agreement(self) -> dict[str, Agreement]:

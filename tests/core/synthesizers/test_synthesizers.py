@@ -297,15 +297,6 @@ def test_batch_norm_over_tokens_is_over_all_rows() -> None:
     assert norm.num_features == 9 and int(norm.num_batches_tracked or 0) == 1
 
 
-@pytest.mark.parametrize("factory", [LinearSynthesizer, MLPSynthesizer])
-def test_one_number_for_each_example_will_do(factory: Factory) -> None:
-    synthesizer = factory(())
-    activation = torch.randn(4)
-    answer = synthesizer(activation, Context())
-    assert answer.shape == activation.shape
-    assert float(synthesizer.loss(answer.detach(), Feedback(torch.ones(4)))) == 4.0  # it starts at zero
-
-
 def test_the_zero_synthesizer_answers_zero_and_the_oracle_what_it_is_told() -> None:
     activation, context = sample(MAP)
     assert torch.equal(ZeroSynthesizer(MAP)(activation, context), torch.zeros_like(activation))

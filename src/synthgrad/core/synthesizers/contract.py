@@ -95,7 +95,14 @@ class LabelBias(nn.Module):
         """Labels (B,) for hidden (B, D), (B, T, D) or (B, C, H, W); or (B, T), one for each token, for (B, T, D)."""
         if self.table is None:
             return hidden
-        bias = self.table(context.labels)  # (B, D), (B, T, D) or (B, C)
+        labels = context.labels
+        assert labels is not None
+        if labels.dim() != 1 and (hidden.dim() == 4 or labels.shape != hidden.shape[:-1]):
+            raise ContextError(
+                f"got labels of shape {tuple(labels.shape)} for an activation of {tuple(hidden.shape[:-1])} rows, "
+                f"expected one for each example or one for each token; pass such labels=, or classes=None"
+            )
+        bias = self.table(labels)  # (B, D), (B, T, D) or (B, C)
         if hidden.dim() == 4:
             return hidden + bias[:, :, None, None]
         return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)

@@ -200,13 +200,18 @@ class Named(nn.Module):
         return self.head(torch.tanh(self.get_submodule(self.name)(x)))
 
 
-@pytest.mark.parametrize("name", ["values", "keys", "items", "pop", "update", "clear", "synthgrad", "plain"])
+@pytest.mark.parametrize("name", ["values", "keys", "items", "pop", "update", "clear", "plain"])
 def test_a_submodule_may_have_any_name(name: str) -> None:
     net = net_of(Named(name), at=[name])
     train(net)
     other = net_of(Named(name), at=[name])
     other.load_state_dict(net.state_dict(), strict=True)
     assert_same(other, net)
+
+
+def test_the_name_under_which_synthesizers_are_saved_is_refused() -> None:
+    with pytest.raises(sg.PartitionError, match="synthgrad.*rename"):
+        net_of(Named("synthgrad"), at=["synthgrad"])
 
 
 # ---- what one does with modules --------------------------------------------------------------------------------------
@@ -474,7 +479,7 @@ def test_synthesizers_may_be_given_by_name() -> None:
     net = net_of(synthesizer={"lower": ZeroSynthesizer, "body.1": MLPSynthesizer})
     kinds = [type(stage.synthesizer.module) for stage in net.stages if stage.synthesizer is not None]
     assert kinds == [ZeroSynthesizer, MLPSynthesizer]
-    assert all(key.startswith("synthgrad.gradient.body/1.") for key in net.state_dict() if "synthgrad" in key)
+    assert all(key.startswith("synthgrad.body/1/gradient.") for key in net.state_dict() if "synthgrad" in key)
     train(net)
 
 
