@@ -1,5 +1,6 @@
 """A stage: a piece of the model with its own optimizer. Its methods are the letters of a schedule."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -294,13 +295,12 @@ class Stage:
 
         A bad injected gradient need not be looked at: the gradients made from it are products with it.
         """
-        largest = [torch.linalg.vector_norm(v, torch.inf) for v in values if v is not None]  # NaN if any is
-        if not largest:
+        flags = [_sum(value) for value in values if value is not None]
+        if not flags:
             return
-        flag = torch.stack(largest).sum()
-        if _would_stall(flag.device):
-            self.suspects.append(flag)
-        elif not flag.isfinite():
+        if _would_stall(flags[0].device):
+            self.suspects.append(torch.stack(flags).sum())
+        elif not all(math.isfinite(flag.item()) for flag in flags):
             raise self.fault(cause())
 
     def fault(self, what: str) -> NumericalError:
@@ -310,6 +310,11 @@ class Stage:
             f"learning rate too high",
             stage=self.index,
         )
+
+
+def _sum(value: Tensor) -> Tensor:
+    """Not finite if any element is not: the cheapest look at all of them. Half precision is summed in full."""
+    return value.sum(dtype=torch.promote_types(value.dtype, torch.float32))
 
 
 def _would_stall(device: torch.device) -> bool:
