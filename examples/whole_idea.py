@@ -76,13 +76,13 @@ class Synthesizer(nn.Module):
     def __init__(self, sees_label: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(D, D)
-        self.label = nn.Embedding(C, D) if sees_label else None
+        self.label = nn.Parameter(torch.empty(C, D)) if sees_label else None
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         g = self.linear(h)  # (B, D)
-        return g if self.label is None else g + self.label(y)
+        return g if self.label is None else g + F.one_hot(y, C).float() @ self.label
 
 
 # Each layer, as the batch passes:

@@ -65,7 +65,7 @@ def test_figures_have_no_graph() -> None:
 
 
 def test_an_alignment_names_its_four_figures() -> None:
-    rows = Agreement(torch.tensor(0.5), torch.tensor(2.0))
-    parameters = Agreement(torch.tensor(0.25), torch.tensor(4.0))
+    rows = agree(torch.tensor([[1.0, 3**0.5]]), torch.tensor([[1.0, 0.0]]))
+    parameters = agree(torch.tensor([[1.0, 15**0.5]]), torch.tensor([[1.0, 0.0]]))
     expected = {"cosine": 0.5, "norm_ratio": 2.0, "parameter_cosine": 0.25, "parameter_norm_ratio": 4.0}
-    assert Alignment(rows, parameters).as_dict() == expected
+    assert Alignment(rows, parameters).as_dict() == pytest.approx(expected)

@@ -14,15 +14,29 @@ __all__ = ["Agreement", "Alignment", "agree"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two gradients compared; both figures are scalars on the gradients' device, so reading one is what waits.
+    """Two gradients compared row by row; the figures are worked out when somebody looks, and reading one is what waits.
 
     Attributes:
-        cosine: the mean over rows of the cosine; 0 where a row of either is zero.
-        norm_ratio: norm of the first over norm of the second, all rows together; 0 where the second is zero.
+        products: of each row of the one with the same row of the other, (B,).
+        norms: of each row of the one, (B,).
+        other_norms: of each row of the other, (B,).
     """
 
-    cosine: Tensor
-    norm_ratio: Tensor
+    products: Tensor
+    norms: Tensor
+    other_norms: Tensor
+
+    @property
+    def cosine(self) -> Tensor:
+        """The mean over rows of the cosine, a scalar; a row counts as 0 where either is zero."""
+        tiny = torch.finfo(self.norms.dtype).tiny
+        return (self.products / self.norms.clamp_min(tiny) / self.other_norms.clamp_min(tiny)).mean()
+
+    @property
+    def norm_ratio(self) -> Tensor:
+        """Norm of the one over norm of the other, all rows together, a scalar; 0 where the other is zero."""
+        norm, other = torch.linalg.vector_norm(self.norms), torch.linalg.vector_norm(self.other_norms)
+        return torch.where(other > 0, norm / other.clamp_min(torch.finfo(other.dtype).tiny), torch.zeros_like(norm))
 
     def as_dict(self) -> dict[str, float]:
         """The figures as plain numbers."""
@@ -56,9 +70,5 @@ def agree(synthetic_grad: Tensor, target_grad: Tensor) -> Agreement:
     0.5
     """
     ours, theirs = (gradient.flatten(1) for gradient in (synthetic_grad, target_grad))  # (B, D)
-    tiny = torch.finfo(ours.dtype).tiny
-    our_norms, their_norms = (torch.linalg.vector_norm(rows, dim=1) for rows in (ours, theirs))  # (B,)
-    products = torch.linalg.vecdot(ours, theirs)  # (B,)
-    cosine = (products / our_norms.clamp_min(tiny) / their_norms.clamp_min(tiny)).mean()
-    norm, other = torch.linalg.vector_norm(our_norms), torch.linalg.vector_norm(their_norms)
-    return Agreement(cosine, torch.where(other > 0, norm / other.clamp_min(tiny), torch.zeros_like(norm)))
+    norms, other_norms = (torch.linalg.vector_norm(rows, dim=1) for rows in (ours, theirs))
+    return Agreement(torch.linalg.vecdot(ours, theirs), norms, other_norms)

@@ -52,6 +52,18 @@ class Context:
         low, high = self.labels.aminmax()
         return int(low), int(high)
 
+    def one_hot(self, classes: int, dtype: torch.dtype) -> Tensor:
+        """The labels as rows of zeros with a one, (B, classes) or (B, T, classes); made once for all who ask."""
+        assert self.labels is not None
+        if (classes, dtype) not in self._one_hot:
+            made = torch.zeros(*self.labels.shape, classes, dtype=dtype, device=self.labels.device)
+            self._one_hot[classes, dtype] = made.scatter_(-1, self.labels.unsqueeze(-1).long(), 1.0)
+        return self._one_hot[classes, dtype]
+
+    @cached_property
+    def _one_hot(self) -> dict[tuple[int, torch.dtype], Tensor]:
+        return {}
+
     def class_labels(self, classes: int, who: str) -> Tensor:
         """The labels as class indices below `classes`.
 

@@ -42,8 +42,8 @@ class Learner:
 
     def forget(self) -> None:
         """Drop the accumulated gradients."""
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 @dataclass
@@ -275,8 +275,8 @@ class Stage:
 
     def _teach(self, learner: Learner, loss: Tensor, passage: Passage, wrong: str) -> None:
         """Accumulate from a loss summed over the examples here; the mean is over those of the whole step."""
+        self._expect_finite([loss.detach()], lambda: wrong)
         back_propagate(loss / passage.batch.step_rows)
-        self._expect_finite((parameter.grad for parameter in learner.parameters), lambda: wrong)
         if passage.ends_step:
             learner.update()
 

@@ -1,7 +1,7 @@
 """The local engine: all stages in this process, products handed over in memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -132,16 +132,15 @@ class LocalEngine:
                 )
 
     def _take_agreement(self) -> dict[str, Agreement]:
-        taken = {stage.name: _mean(stage.agreements) for stage in self.stages if stage.agreements}
+        taken = {stage.name: _joined(stage.agreements) for stage in self.stages if stage.agreements}
         for stage in self.stages:
             stage.agreements = []
         return taken
 
 
-def _mean(agreements: list[Agreement]) -> Agreement:
-    if len(agreements) == 1:
-        return agreements[0]
-    cosine, norm_ratio = (
-        torch.stack([getattr(a, name) for a in agreements]).mean() for name in ("cosine", "norm_ratio")
-    )
-    return Agreement(cosine, norm_ratio)
+def _joined(parts: list[Agreement]) -> Agreement:
+    """All rows of a step's microbatches."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [field.name for field in fields(Agreement)]
+    return Agreement(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -88,21 +89,24 @@ class LabelBias(nn.Module):
 
     def __init__(self, classes: int | None, features: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(classes, features) if classes else None
+        self.classes = classes
+        self.weight = nn.Parameter(torch.randn(classes, features)) if classes else None
         self.needs = frozenset({"labels"}) if classes else frozenset()
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Labels (B,) for hidden (B, D), (B, T, D) or (B, C, H, W); or (B, T), one for each token, for (B, T, D)."""
-        if self.table is None:
+        if self.weight is None or self.classes is None:
             return hidden
-        labels = context.labels
-        assert labels is not None
-        if labels.dim() != 1 and (hidden.dim() == 4 or labels.shape != hidden.shape[:-1]):
+        one_hot = context.one_hot(self.classes, self.weight.dtype)  # (B, classes) or (B, T, classes)
+        labels, rows = one_hot.shape[:-1], hidden.shape[:-1]
+        if len(labels) > 1 and (hidden.dim() == 4 or labels != rows):
             raise ContextError(
-                f"got labels of shape {tuple(labels.shape)} for an activation of {tuple(hidden.shape[:-1])} rows, "
-                f"expected one for each example or one for each token; pass such labels=, or classes=None"
+                f"got labels of shape {tuple(labels)} for an activation of {tuple(rows)} rows, expected one for each "
+                f"example or one for each token; pass such labels=, or classes=None"
             )
-        bias = self.table(labels)  # (B, D), (B, T, D) or (B, C)
+        if hidden.dim() == 2:
+            return torch.addmm(hidden, one_hot, self.weight)  # one matrix product; to look up and add takes longer
+        bias = one_hot @ self.weight  # (B, D), (B, T, D) or (B, C)
         if hidden.dim() == 4:
             return hidden + bias[:, :, None, None]
         return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)
