@@ -74,8 +74,10 @@ lint: $(DEV_INSTALL) ## check style and formatting
 types: $(DEV_INSTALL) ## check the types
 	"$(BIN)/python" -m pyrefly check --python-interpreter-path "$(BIN)/python"
 
-results: $(INSTALL) ## regenerate the committed results
+results: $(INSTALL) ## measure the committed results anew (minutes), and the tables made from them
+	rm -f results/digits.jsonl
 	"$(BIN)/synthgrad" compare --seeds 10 --results results/digits.jsonl
+	"$(BIN)/python" -m synthgrad.experiments.pages README.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from synthgrad.core.agreement import Agreement, Alignment, agree
+from synthgrad.core.agreement import Alignment, agree
 
 
 def by_hand(ours: Tensor, theirs: Tensor) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""Fills the tables of a page from the committed results, so that no number in it is written by hand.
+
+    python -m synthgrad.experiments.pages README.md
+
+A table stands between two comments, and is made anew from the file that the first one names:
+
+    <!-- table: results/digits.jsonl -->
+    ...
+    <!-- end -->
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from synthgrad.experiments.results import Result, read_results, summarize
+from synthgrad.experiments.tables import summary_markdown
+
+__all__ = ["fill", "main"]
+
+_TABLE = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, folder: Path) -> str:
+    """The page with all its tables made anew.
+
+    Args:
+        text: the page, in Markdown.
+        folder: where the page stands; the files that it names are found from there.
+
+    Raises:
+        ResultsError: a file of results that is missing or broken.
+    """
+    return _TABLE.sub(lambda match: match[1] + _table(folder / match["file"]) + match[3], text)
+
+
+def _table(path: Path) -> str:
+    results = read_results(path)
+    return f"{summary_markdown(summarize(results))}\n{_origin(results)}\n"
+
+
+def _origin(results: list[Result]) -> str:
+    """Where the numbers come from, in one line."""
+    first = results[0]
+    seeds = len({result.seed for result in results})
+    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    hardware = ", ".join(f"{name} {value}" for name, value in first.hardware.items())
+    return f"<sub>{seeds} seeds · `{first.command}` · {versions} · {hardware}</sub>"
+
+
+def main(arguments: list[str]) -> int:
+    """Fill each page that is named, in place."""
+    for argument in arguments:
+        page = Path(argument)
+        page.write_text(fill(page.read_text(encoding="utf-8"), page.parent), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
