@@ -44,6 +44,7 @@ def decouple(
     synthesizer_optimizer: OptimizerFactory | None = None,
     lr_schedule: LRScheduleFactory | None = None,
     mixing: float = 1.0,
+    recompute: bool = False,
 ) -> "Decoupled":
     """Decouple a model at the outputs of some of its submodules. arXiv:1608.05343.
 
@@ -62,6 +63,8 @@ def decouple(
         synthesizer_optimizer: as `optimizer`, for the synthesizers of both kinds; `optimizer` if not given.
         lr_schedule: `lr_schedule(optimizer)`, for each stage's optimizer; counts steps, not epochs.
         mixing: λ of the schedule's `B`, which injects (1-λ)·synthetic + λ·received.
+        recompute: run each synthesizer a second time when its target comes, instead of holding its answer: less memory,
+            more time. (A BatchNorm in a synthesizer then sees each batch twice.)
 
     Raises:
         PartitionError: the model cannot be cut there; the message says why, and where it could.
@@ -103,6 +106,7 @@ def decouple(
             input_synthesizer=predictors[index],
             loss=criterion if index == len(parts.names) else None,
             mixing=mixing,
+            recompute=recompute,
         )
         for index, (piece, parameters) in enumerate(zip(parts.pieces, parts.parameters, strict=True))
     ]

@@ -145,7 +145,7 @@ def test_after_a_step_nothing_is_alive_but_what_is_pending(name: str, kind: str)
             net.step(x, target=y)
             passages = [passage for stage in net.stages for passage in stage.passages.values()]
             # A pending lesson holds the activation at its cut, or waits for what is in the mailbox.
-            waiting = [product for product in net.engine.mailbox._products.values() if isinstance(product, Tensor)]
+            waiting = [product for product in net.engine.mailbox.products.values() if isinstance(product, Tensor)]
             held = [p.activation for p in passages if p.activation is not None] + waiting
             allowed = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in held}
             assert {ref.cdata for ref in made if not ref.expired()} <= allowed

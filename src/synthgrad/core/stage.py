@@ -90,6 +90,7 @@ class Stage:
         input_synthesizer: predicts the stage's input; None: the stage learns on the real one.
         loss: of the last stage only.
         mixing: λ of `B`, which injects (1-λ)·synthetic + λ·received. arXiv:1608.05343, appendix A (its BP(λ)).
+        recompute: T runs the synthesizer again instead of finding what S held for it: less memory, more time.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Stage:
         input_synthesizer: Learner | None = None,
         loss: Loss | None = None,
         mixing: float = 1.0,
+        recompute: bool = False,
     ) -> None:
         self.index = index
         self.name = name
@@ -110,6 +112,7 @@ class Stage:
         self.input_synthesizer = input_synthesizer
         self.loss = loss
         self.mixing = mixing
+        self.recompute = recompute
         self.passages: dict[int, Passage] = {}
         self.losses: list[Tensor] = []  # shares of the mean loss since they were last taken; last stage only
         self.agreements: list[Agreement] = []  # since they were last taken
@@ -286,7 +289,7 @@ class Stage:
         It can where no earlier step's lesson is still to come: then the lesson finds the weights unchanged.
         """
         behind = (other for other in self.passages.values() if other.step < passage.step)
-        return lesson in passage.left and not any(lesson in other.left for other in behind)
+        return not self.recompute and lesson in passage.left and not any(lesson in other.left for other in behind)
 
     # ---- faults ------------------------------------------------------------------------------------------------------
 

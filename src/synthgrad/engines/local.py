@@ -35,29 +35,29 @@ class Mailbox:
     """A transport within one process: keeps what an action made until all who wait for it have had it."""
 
     def __init__(self) -> None:
-        self._products: dict[Action, Any] = {}
+        self.products: dict[Action, Any] = {}
         self._waiting: dict[Action, set[Action]] = {}
 
     def send(self, action: Action, product: Any, to: tuple[Action, ...]) -> None:
         """Keep the product for `to`; with nobody waiting it is dropped."""
         if to:
-            self._products[action], self._waiting[action] = product, set(to)
+            self.products[action], self._waiting[action] = product, set(to)
 
     def receive(self, action: Action, *, by: Action) -> Any:
         """The product, and drop it if `by` was the last to wait for it."""
         self._waiting[action].remove(by)
         if self._waiting[action]:
-            return self._products[action]
+            return self.products[action]
         del self._waiting[action]
-        return self._products.pop(action)
+        return self.products.pop(action)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._products.clear()
+        self.products.clear()
         self._waiting.clear()
 
     def __len__(self) -> int:
-        return len(self._products)
+        return len(self.products)
 
 
 class LocalEngine:

@@ -6,9 +6,9 @@ Legend: B examples, T time steps, D features, C channels, H height, W width; `sh
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthgrad.core.batch import Context
@@ -55,7 +55,7 @@ class Synthesizer(nn.Module, ABC):
         Summed over features and examples, never averaged: the mean over the examples of the step is taken outside, so
         that the parts of a batch add up to the batch.
         """
-        return F.mse_loss(synthetic_grad, feedback.target_grad, reduction="sum")
+        return squared_distance(synthetic_grad, feedback.target_grad)
 
     def check(self, context: Context) -> None:
         """Raise `ContextError` if a declared need is missing or out of range; called before anything has changed."""
@@ -76,7 +76,7 @@ class InputSynthesizer(nn.Module, ABC):
 
     def loss(self, predicted: Tensor, real: Tensor) -> Tensor:
         """The squared L2 distance of predicted and real input, summed over features and examples."""
-        return F.mse_loss(predicted, real, reduction="sum")
+        return squared_distance(predicted, real)
 
 
 class LabelBias(nn.Module):
@@ -110,6 +110,29 @@ class LabelBias(nn.Module):
         if hidden.dim() == 4:
             return hidden + bias[:, :, None, None]
         return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)
+
+
+def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """The squared L2 distance, a scalar. Holds the difference alone for its backward pass, not both of its sides."""
+    return _SquaredDistance.apply(prediction, target)[0]
+
+
+class _SquaredDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        difference = (prediction - target).flatten()
+        return torch.dot(difference, difference), difference
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return (difference * (2 * grads[0])).view(ctx.shape), None
 
 
 def row_features(shape: tuple[int, ...]) -> int:
