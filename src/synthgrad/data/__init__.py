@@ -1,5 +1,9 @@
 """Data sets, read from what is shipped with the package or from their public layouts."""
 
-from synthgrad.data.digits import Split, digits, load_digits
+from synthgrad.data.addition import addition
+from synthgrad.data.digits import digits, load_digits
+from synthgrad.data.idx import idx_folder, read_idx
+from synthgrad.data.mnist import mnist
+from synthgrad.data.split import DataError, Split
 
-__all__ = ["Split", "digits", "load_digits"]
+__all__ = ["DataError", "Split", "addition", "digits", "idx_folder", "load_digits", "mnist", "read_idx"]

@@ -7,41 +7,23 @@ in a 4x4 block of a 32x32 bitmap; they are stored unchanged.
 Shapes: `N` number of images.
 """
 
-from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Split", "digits", "load_digits"]
+from synthgrad.data.split import Split
+
+__all__ = ["digits", "load_digits"]
+
+CLASSES = 10
 
 DARKEST = 16
 """The largest value of a stored pixel."""
 
 VALID_PART = 10
 """One in so many of the images outside the test set is for choosing settings."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One division into three disjoint parts that together hold every image, each in the order of the data set.
-
-    Attributes:
-        train_x: images to learn from, float32 (N, 64) in [0, 1].
-        train_y: their labels, int64 (N,).
-        valid_x: images to choose settings with, so that the test images stay unseen.
-        valid_y: their labels.
-        test_x: images to report on.
-        test_y: their labels.
-    """
-
-    train_x: Tensor
-    train_y: Tensor
-    valid_x: Tensor
-    valid_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
@@ -79,7 +61,7 @@ def digits(fold: int, folds: int = 5, seed: int = 0) -> Split:
         seed: seed of the shuffling before dealing; keep it the same over the folds of one experiment.
 
     Returns:
-        The three parts.
+        The three parts, which together hold every image: images (N, 64), labels (N,).
 
     Raises:
         ValueError: if `fold` is negative, or if `folds` is below 2 or above the size of the smallest class.
@@ -106,6 +88,7 @@ def digits(fold: int, folds: int = 5, seed: int = 0) -> Split:
         valid_y=labels[valid],
         test_x=images[test],
         test_y=labels[test],
+        classes=CLASSES,
     )
 
 

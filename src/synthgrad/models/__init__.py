@@ -1,5 +1,7 @@
 """Models of the paper, as plain PyTorch modules that know nothing of synthetic gradients."""
 
-from synthgrad.models.fully_connected import fully_connected, layer_names
+from synthgrad.models.chain import layer_names
+from synthgrad.models.convolutional import convolutional
+from synthgrad.models.fully_connected import fully_connected
 
-__all__ = ["fully_connected", "layer_names"]
+__all__ = ["convolutional", "fully_connected", "layer_names"]

@@ -3,13 +3,11 @@
 Shapes: `B` batch.
 """
 
-from collections import OrderedDict
-
 from torch import nn
 
-__all__ = ["fully_connected", "layer_names"]
+from synthgrad.models.chain import chain, check_sizes
 
-OUTPUT = "output"
+__all__ = ["fully_connected"]
 
 
 def fully_connected(inputs: int, outputs: int, *, hidden: int = 256, layers: int = 4) -> nn.Sequential:
@@ -38,30 +36,13 @@ def fully_connected(inputs: int, outputs: int, *, hidden: int = 256, layers: int
     >>> [name for name, _ in model.named_children()]
     ['layer1', 'layer2', 'output']
     """
-    _check_sizes(inputs=inputs, outputs=outputs, hidden=hidden, layers=layers)
-    children: OrderedDict[str, nn.Module] = OrderedDict()
-    for number in range(1, layers + 1):
-        children[f"layer{number}"] = _layer(inputs if number == 1 else hidden, hidden)
-    children[OUTPUT] = nn.Linear(hidden, outputs)
-    return nn.Sequential(children)
-
-
-def layer_names(model: nn.Sequential) -> list[str]:
-    """Names of the hidden layers of a `fully_connected` model, from the input on: to cut after each of them.
-
-    >>> layer_names(fully_connected(64, 10, layers=3))
-    ['layer1', 'layer2', 'layer3']
-    """
-    return [name for name, _ in model.named_children() if name != OUTPUT]
+    check_sizes("fully_connected", inputs=inputs, outputs=outputs, hidden=hidden, layers=layers)
+    # A list, so that the hidden layers draw their weights before the output does.
+    hidden_layers = [_layer(inputs if number == 0 else hidden, hidden) for number in range(layers)]
+    return chain(hidden_layers, nn.Linear(hidden, outputs))
 
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
     # No bias: BatchNorm subtracts the batch mean and the bias with it, and adds a bias of its own. The gradient of the
     # first would be rounding noise, which an optimizer such as Adam scales up to full steps.
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"fully_connected: {name} is {size}, expected 1 or more; pass {name}=1 at least")
