@@ -74,9 +74,12 @@ lint: $(DEV_INSTALL) ## check style and formatting
 types: $(DEV_INSTALL) ## check the types
 	"$(BIN)/python" -m pyrefly check --python-interpreter-path "$(BIN)/python"
 
-results: $(INSTALL) ## measure the committed results anew (minutes), and the tables made from them
-	rm -f results/digits.jsonl
+# Stop other work first: times are measured. MNIST is found through SYNTHGRAD_DATA, or add --download.
+results: $(INSTALL) ## measure the committed results anew (a quarter of an hour), and the tables made from them
+	rm -f results/*.jsonl results/*.json
 	"$(BIN)/synthgrad" compare --seeds 10 --results results/digits.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --seeds 5 --results results/mnist.jsonl
+	for name in step memory startup; do "$(BIN)/synthgrad" bench $$name --json results/bench-$$name.json || exit 1; done
 	"$(BIN)/python" -m synthgrad.experiments.pages README.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)

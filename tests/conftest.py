@@ -1,7 +1,10 @@
 """Every test starts from the same random state and runs on one thread, alone or beside others."""
 
 import random
+import struct
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import register_random, settings
@@ -33,3 +36,17 @@ def reproducible() -> None:
     torch.manual_seed(0)
     # One thread: the order of additions, and with it the last bits, would else depend on the machine.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_idx(tmp_path: Path) -> Path:
+    """A folder in MNIST's layout: 160 and 40 images of 6x6 pixels in 3 classes, which the brightness tells."""
+    folder = tmp_path / "small-idx"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for stem, count in (("train", 160), ("t10k", 40)):
+        labels = np.arange(count, dtype=np.uint8) % 3
+        images = (60 * labels[:, None, None] + draw.integers(0, 60, (count, 6, 6))).astype(np.uint8)
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, *images.shape) + images.tobytes())
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
+    return folder

@@ -40,6 +40,7 @@ def test_a_comparison_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "events.jsonl",
         "metrics.csv",
+        "report.html",
         "results.jsonl",
         "run.toml",
     ]

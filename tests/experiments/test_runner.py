@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.methods import METHODS, method_named
 from synthgrad.experiments.results import Result
-from synthgrad.experiments.runner import Cell, run_comparison
-from synthgrad.experiments.spec import METHODS, Comparison, method_named
+from synthgrad.experiments.runner import TURN, Cell, run_comparison
+from synthgrad.experiments.spec import Comparison
 
 SMALL = Comparison(methods=("bp", "cdni"), seeds=1, epochs=2, hidden=8, layers=2, probes=3)
 
@@ -29,7 +30,7 @@ class Recorder:
 
 def trained(method: str, comparison: Comparison = SMALL, seed: int = 0) -> Cell:
     cell = Cell(comparison, method_named(method), seed, Recorder())
-    for _ in cell.epochs():
+    for _ in cell.turns():
         pass
     return cell
 
@@ -64,6 +65,27 @@ def test_what_runs_beside_a_method_changes_nothing() -> None:
     alone = numbers(trained("cdni").result())
     beside = run_comparison(replace(SMALL, methods=("dni", "cdni", "zero")), Recorder())[1]
     assert replace(numbers(beside), settings=alone.settings) == alone
+
+
+def test_methods_take_turns_within_an_epoch() -> None:
+    recorder = Recorder()
+    run_comparison(replace(SMALL, batch_size=16), recorder)
+    steps = [labels["method"] for event, labels in recorder.events if isinstance(event, StepDone)]
+    assert steps[: 3 * TURN] == ["bp"] * TURN + ["cdni"] * TURN + ["bp"] * TURN
+
+
+@pytest.mark.parametrize("method", ["bp", "staged", "zero", "dni", "cdni", "unlock"])
+def test_a_convolutional_network_is_trained_by_every_method(method: str) -> None:
+    comparison = replace(SMALL, model="convolutional", channels=2, epochs=1, cuts="layer2")
+    result = trained(method, comparison).result()
+    assert result.failed is None and result.test_error is not None
+    assert set(result.agreement) == (set() if method in ("bp", "staged", "zero") else {"layer2"})
+
+
+def test_a_rank_and_fewer_cuts_give_other_numbers() -> None:
+    full, low = (trained("cdni", replace(SMALL, rank=rank)).result() for rank in (0, 2))
+    assert full.test_loss != low.test_loss
+    assert set(trained("cdni", replace(SMALL, cuts="1")).result().agreement) == {"layer1"}
 
 
 def test_seeds_differ() -> None:

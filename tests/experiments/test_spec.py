@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from synthgrad.core.errors import SynthgradError
-from synthgrad.experiments.spec import METHODS, Comparison, SettingsError, UnknownMethodError, method_named
+from synthgrad.experiments.methods import METHODS, UnknownMethodError, method_named
+from synthgrad.experiments.spec import Comparison, SettingsError
 from synthgrad.experiments.toml import to_toml
 
 

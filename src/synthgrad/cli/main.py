@@ -8,7 +8,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.cli import compare
+from synthgrad.cli import bench, compare, schedule, train
+from synthgrad.cli.display import INTERRUPTED
+from synthgrad.cli.report import report
 from synthgrad.core.errors import SynthgradError
 
 __all__ = ["main"]
@@ -36,12 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app = tyro.extras.SubcommandApp()
         app.command(compare.command(given))
+        app.command(train.command(given))
+        app.command(report)
+        app.command(bench.command(given))
+        app.command(schedule.app(), name="schedule", help="Look at a schedule, check one, or play one on a clock.")
         return app.cli(args=given, prog="synthgrad", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
     except SynthgradError as error:
         Console(stderr=True).print(Text("synthgrad: ", style="bold red"), Text(str(error)), sep="", soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
-        return compare.INTERRUPTED
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

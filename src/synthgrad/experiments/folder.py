@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,24 +40,27 @@ class RunFolder:
         runs_dir: where the runs' folders are; made if need be.
         name: of the folder; if not given, `digits`, or else `digits-2` and so on.
         description: what `run.toml` says besides the status.
+        stem: what the names that are not given begin with, in place of `digits`.
 
     Raises:
         FolderError: the name is taken or no name for a folder, or the place cannot be written to.
     """
 
-    def __init__(self, runs_dir: Path, name: str | None, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runs_dir: Path, name: str | None, description: Mapping[str, Any], *, stem: str = "digits"
+    ) -> None:
         self.description = dict(description)
         if name is not None and (not name or name.startswith(".") or "/" in name or os.sep in name):
             raise FolderError(f"name {name!r}: expected a plain folder name that does not start with a dot")
+        self._made = _missing(runs_dir)
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            self.path, self._partial = _claim(runs_dir, name)
+            self.path, self._partial = _claim(runs_dir, name, stem)
             self._write_description("unfinished")
             # Unbuffered: each line is one write, so whatever ends the process, the lines before are whole.
             self._files = {file: open(self._partial / file, "ab", buffering=0) for file in _FILES}
         except OSError as error:
-            if hasattr(self, "_partial"):
-                shutil.rmtree(self._partial, ignore_errors=True)
+            self._remove()
             raise FolderError(
                 f"{runs_dir}: cannot be written to ({error.strerror}); choose another place with --runs-dir"
             ) from None
@@ -88,12 +92,20 @@ class RunFolder:
         for file in self._files.values():
             file.close()
         if isinstance(error, SynthgradError):
-            shutil.rmtree(self._partial)
+            self._remove()
             return
         if error is None:
             self._write_description("finished")
         # The name was free when it was claimed, and whoever claims it looks for the partial folder too.
         os.rename(self._partial, self.path)
+
+    def _remove(self) -> None:
+        """Leave nothing: neither this folder nor those made for it, unless somebody else has come to use them."""
+        if hasattr(self, "_partial"):
+            shutil.rmtree(self._partial, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
 
     def _write(self, file: str, line: str) -> None:
         self._files[file].write(f"{line}\n".encode())
@@ -108,7 +120,12 @@ class RunFolder:
 _FILES = ("events.jsonl", "metrics.csv", "results.jsonl")
 
 
-def _claim(runs_dir: Path, name: str | None) -> tuple[Path, Path]:
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those around it that are not there yet, the inner ones first."""
+    return [one for one in (folder, *folder.parents) if not one.exists()]
+
+
+def _claim(runs_dir: Path, name: str | None, stem: str) -> tuple[Path, Path]:
     """The folder to be and its temporary stand-in, which is made here: only one run can."""
     if name is not None:
         if (claimed := _try(runs_dir, name)) is None:
@@ -118,7 +135,7 @@ def _claim(runs_dir: Path, name: str | None) -> tuple[Path, Path]:
             )
         return claimed
     number = 1
-    while (claimed := _try(runs_dir, "digits" if number == 1 else f"digits-{number}")) is None:
+    while (claimed := _try(runs_dir, stem if number == 1 else f"{stem}-{number}")) is None:
         number += 1
     return claimed
 

@@ -1,8 +1,8 @@
 """Runs a comparison: every method with every seed, on the same weights and the same batches.
 
-The methods of a seed take turns, an epoch each, so that whatever else the machine does hits all of them alike:
+The methods of a seed take turns, some steps each, so that whatever else the machine does hits all of them alike:
 
-    seed 0:  bp, zero, cdni | bp, zero, cdni | ..        each block one epoch
+    seed 0:  bp, zero, cdni | bp, zero, cdni | ..        each block `TURN` steps
     seed 1:  bp, zero, cdni | ..
 
 Shapes: `B` batch, `N` images.
@@ -24,14 +24,20 @@ from synthgrad.core.agreement import Agreement, Alignment
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
-from synthgrad.data import Split, digits
+from synthgrad.data import Split
 from synthgrad.decoupled import decouple
 from synthgrad.engines.local import Outcome
+from synthgrad.experiments.material import accelerator_of, load, synchronize
+from synthgrad.experiments.methods import Method, factory, method_named
+from synthgrad.experiments.networks import network_named
 from synthgrad.experiments.results import Result
-from synthgrad.experiments.spec import CLASSES, Comparison, Method, method_named
-from synthgrad.models import fully_connected, layer_names
+from synthgrad.experiments.spec import Comparison, Training
 
-__all__ = ["Cell", "PlainLoop", "run_comparison"]
+__all__ = ["Cell", "PlainLoop", "run_comparison", "threads"]
+
+TURN = 25  # steps that a method does before it is the next one's turn
+EVALUATED = 1000  # images at once, to bound the memory
+PROBED = 512  # images of the validation part that the alignment is measured on, at most
 
 Tell = Callable[[Event, Mapping[str, Any]], None]
 Keep = Callable[[Result], None]
@@ -50,21 +56,30 @@ def run_comparison(
 
     Returns:
         One result for each cell; of a cell that failed, too.
+
+    Raises:
+        SettingsError, DataError and the like: before anything is trained.
     """
     results: list[Result] = []
-    with _threads(comparison.threads):
+    with threads(comparison.threads):
+        data = load(comparison, 0)
+        provenance = dict(provenance or {})
+        if accelerator := accelerator_of(data.train_y.device):
+            provenance["hardware"] = dict(provenance.get("hardware", {})) | accelerator
         for seed in range(comparison.seeds):
-            cells = [Cell(comparison, method_named(name), seed, tell) for name in comparison.methods]
-            _take_turns([cell.epochs() for cell in cells])
+            if comparison.data_set.folds and seed > 0:
+                data = load(comparison, seed)
+            cells = [Cell(comparison, method_named(name), seed, tell, data) for name in comparison.methods]
+            _take_turns([cell.turns() for cell in cells])
             for cell in cells:
-                results.append(replace(cell.result(), **dict(provenance or {})))
+                results.append(replace(cell.result(), **provenance))
                 if keep is not None:
                     keep(results[-1])
     return results
 
 
 def _take_turns(runs: Sequence[Iterator[None]]) -> None:
-    """Advance each by an epoch, again and again, until all have ended."""
+    """Advance each by a turn, again and again, until all have ended."""
     waiting = list(runs)
     while waiting:
         waiting = [run for run in waiting if next(run, _ENDED) is not _ENDED]
@@ -74,7 +89,8 @@ _ENDED = object()
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads; a context manager."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -143,24 +159,27 @@ class PlainLoop:
         return {}
 
 
-def _build(comparison: Comparison, method: Method, sample: tuple[Tensor, Tensor], steps: int) -> Net:
+def _build(training: Training, method: Method, data: Split, steps: int) -> Net:
     """The network with its optimizers. The model's weights are drawn first, so that they are the same everywhere."""
-    model = fully_connected(sample[0].shape[1], CLASSES, hidden=comparison.hidden, layers=comparison.layers)
-    optimizer = partial(torch.optim.Adam, lr=comparison.lr, fused=True)  # the fastest there is, for everybody
+    sample = (data.train_x[: training.batch_size], data.train_y[: training.batch_size])
+    model = network_named(training.model).build(training, tuple(sample[0].shape[1:]), data.classes)
+    model.to(sample[0].device)  # drawn on the CPU, whatever the device
+    optimizer = partial(torch.optim.Adam, lr=training.lr, fused=True)  # the fastest there is, for everybody
     lr_schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)
     if method.plain:
         own = optimizer(model.parameters())
-        stages = (Declaration(synthesizer=False, feedback=frozenset()),) * (comparison.layers + 1)
+        stages = (Declaration(synthesizer=False, feedback=frozenset()),) * (len(training.cut_names) + 1)
         return PlainLoop(model, own, lr_schedule(own), Plan(method.schedule(), stages))
+    settings = {"classes": data.classes, "rank": training.rank or None}
     return decouple(
         model,
-        at=layer_names(model),
+        at=training.cut_names,
         sample=sample,
         loss=functional.cross_entropy,
         optimizer=optimizer,
-        synthesizer=method.synthesizer,
-        input_synthesizer=method.input_synthesizer,
-        synthesizer_optimizer=partial(torch.optim.Adam, lr=comparison.synthesizer_lr, fused=True),
+        synthesizer=factory(method.synthesizer, **settings),
+        input_synthesizer=factory(method.input_synthesizer, **settings),
+        synthesizer_optimizer=partial(torch.optim.Adam, lr=training.synthesizer_lr, fused=True),
         lr_schedule=lr_schedule,
         schedule=method.schedule(),
     )
@@ -173,21 +192,22 @@ class Cell:
     """One method with one seed.
 
     Args:
-        comparison: what is compared.
+        training: what is trained on what, and how.
         method: the method.
-        seed: of the initial weights, of the order of the images, and number of the fold.
+        seed: of the initial weights, of the order of the images, and number of the fold where there are folds.
         tell: called with each event.
+        data: as `load` gives it, so that cells may share it; loaded if not given.
 
     Raises:
         SettingsError, ShapeError and the like: before anything is trained.
     """
 
-    def __init__(self, comparison: Comparison, method: Method, seed: int, tell: Tell) -> None:
-        self.comparison, self.method, self.seed = comparison, method, seed
+    def __init__(self, training: Training, method: Method, seed: int, tell: Tell, data: Split | None = None) -> None:
+        self.training, self.method, self.seed = training, method, seed
         self._tell = tell
-        self.data: Split = digits(fold=seed)
-        self.batches = len(self.data.train_y) // comparison.batch_size  # of an epoch
-        self.total = self.batches * comparison.epochs
+        self.split = load(training, seed) if data is None else data
+        self.batches = len(self.split.train_y) // training.batch_size  # of an epoch
+        self.total = self.batches * training.epochs
         self.steps = 0
         self.seconds: list[float] = []  # of each step
         self.agreement: dict[str, dict[str, list[float]]] = {}
@@ -195,22 +215,25 @@ class Cell:
         self.evaluated: dict[str, Evaluated] = {}  # the last of each split
         self.failed: str | None = None
         self._order = torch.Generator().manual_seed(seed)
+        self._epoch = torch.empty(0, dtype=torch.long)  # (N,) numbers of the images, in this epoch's order
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            sample = (self.data.train_x[: comparison.batch_size], self.data.train_y[: comparison.batch_size])
-            self.net = _build(comparison, method, sample, self.total)
+            self.net = _build(training, method, self.split, self.total)
             self._random = torch.get_rng_state()
 
-    def epochs(self) -> Iterator[None]:
-        """Train, pausing after each epoch; whatever runs in the pauses changes nothing here."""
+    def turns(self) -> Iterator[None]:
+        """Train, pausing after every `TURN` steps; whatever runs in the pauses changes nothing here."""
         began = time.perf_counter()
-        self.tell(Started(self.comparison.as_table() | {"steps": self.total}, self.lock_names))
+        self.tell(Started(self.training.as_table() | {"steps": self.total}, self.lock_names))
         try:
-            for _ in range(self.comparison.epochs):
+            while self.steps < self.total:
                 with self._own_random():
-                    self._epoch()
+                    for _ in range(min(TURN, self.total - self.steps)):
+                        self._step(*self._next_batch())
+                        if self.steps % self.batches == 0:
+                            self._evaluate("valid", self.split.valid_x, self.split.valid_y)
                 yield
-            self._evaluate("test", self.data.test_x, self.data.test_y)
+            self._evaluate("test", self.split.test_x, self.split.test_y)
             self.tell(Finished(self.steps, time.perf_counter() - began))
         except NumericalError as error:
             self.failed = str(error)
@@ -242,20 +265,23 @@ class Cell:
             agreement=_medians(self.agreement) if whole else {},
             alignment=_medians(self.alignment) if whole else {},
             failed=self.failed,
-            settings=self.comparison.as_table(),
+            settings=self.training.as_table(),
         )
 
-    def _epoch(self) -> None:
-        size = self.comparison.batch_size
-        order = torch.randperm(len(self.data.train_y), generator=self._order)  # (N,)
-        for first in range(0, self.batches * size, size):
-            chosen = order[first : first + size]
-            self._step(self.data.train_x[chosen], self.data.train_y[chosen])
-        self._evaluate("valid", self.data.valid_x, self.data.valid_y)
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next images and labels, shuffled anew at each epoch."""
+        size, place = self.training.batch_size, self.steps % self.batches
+        if place == 0:
+            order = torch.randperm(len(self.split.train_y), generator=self._order)
+            self._epoch = order.to(self.split.train_y.device)
+        chosen = self._epoch[place * size : (place + 1) * size]
+        return self.split.train_x[chosen], self.split.train_y[chosen]
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
+        synchronize(labels.device)
         start = time.perf_counter()
         outcome = self.net.step(images, target=labels)
+        synchronize(labels.device)
         self.seconds.append(time.perf_counter() - start)
         assert outcome.loss is not None
         loss = float(outcome.loss)
@@ -265,24 +291,24 @@ class Cell:
         agreement = _gather(self.agreement, outcome.agreement)
         self.tell(StepDone(self.steps, loss, agreement))
         if self._is_probed(self.steps):
-            aligned = self.net.probe(self.data.valid_x, target=self.data.valid_y)
+            aligned = self.net.probe(self.split.valid_x[:PROBED], target=self.split.valid_y[:PROBED])
             if aligned:
                 self.tell(Probed(self.steps, _gather(self.alignment, aligned)))
 
     def _is_probed(self, step: int) -> bool:
         """Whether one of the probes, spread evenly over the run, falls on this step."""
-        probes = self.comparison.probes
+        probes = self.training.probes
         return step * probes // self.total > (step - 1) * probes // self.total
 
     def _evaluate(self, split: str, images: Tensor, labels: Tensor) -> None:
         self.net.plain.eval()
         with torch.no_grad():
-            output = self.net.plain(images)  # (N, classes)
+            output = torch.cat([self.net.plain(part) for part in images.split(EVALUATED)])  # (N, classes)
         self.net.plain.train()
         loss = float(functional.cross_entropy(output, labels))
         if not _is_finite(loss):
             raise NumericalError(f"the loss on the {split} part is {loss} after step {self.steps}", stage=-1)
-        error = float((output.argmax(1) != labels).double().mean())
+        error = float((output.argmax(1) != labels).cpu().double().mean())
         self.evaluated[split] = Evaluated(self.steps, split, loss, error)
         self.tell(self.evaluated[split])
 

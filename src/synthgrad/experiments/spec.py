@@ -1,188 +1,121 @@
-"""What a comparison is, and the methods there are; both are data, and neither needs torch to be read."""
+"""What a training and a comparison are: settings, read and written without torch."""
 
-import difflib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
-from synthgrad.core.errors import SynthgradError
-from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
+from synthgrad.experiments.datasets import DataSet, data_set_named
+from synthgrad.experiments.methods import METHODS, method_named
+from synthgrad.experiments.names import SettingsError, nearest
+from synthgrad.experiments.networks import chosen_cuts, network_named
 
 __all__ = [
-    "METHODS",
     "Comparison",
-    "Method",
-    "Part",
     "SettingsError",
-    "UnknownMethodError",
-    "method_named",
+    "Training",
     "read_toml",
+    "settings_in",
 ]
 
-CLASSES = 10  # of the digits
-
-
-class SettingsError(SynthgradError, ValueError):
-    """A setting of an experiment is out of range, of the wrong type, or unknown."""
-
-
-class UnknownMethodError(SettingsError):
-    """No method has this name; the message tells the nearest ones."""
-
-
-# ---- methods ---------------------------------------------------------------------------------------------------------
+DIGITS = "digits"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A factory as data: a class of `synthgrad.core.synthesizers` by name, and what it is called with.
+class Training:
+    """What is trained on what, and how. The defaults are for the digits; see `for_data`.
 
     Attributes:
-        kind: name of the class.
-        options: keyword arguments, besides the shapes that `decouple` gives.
-    """
-
-    kind: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, *shapes: tuple[int, ...]) -> Any:
-        """Build one, for activations of these shapes."""
-        from synthgrad.core import synthesizers  # brings torch, which the front desk does without
-
-        return getattr(synthesizers, self.kind)(*shapes, **self.options)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to train the same network.
-
-    Attributes:
-        name: how it is called for.
-        title: what it is, in a few words.
-        schedule: who does what when.
-        synthesizer: what stands at each cut; None: gradients pass.
-        input_synthesizer: what predicts each stage's input; None: stages learn on the real one.
-        plain: train with a plain PyTorch loop, without our library; the schedule then only says what waits for what.
-    """
-
-    name: str
-    title: str
-    schedule: Callable[[], Schedule]
-    synthesizer: Part | None = None
-    input_synthesizer: Part | None = None
-    plain: bool = False
-
-
-_LABELED = Part("LinearSynthesizer", {"classes": CLASSES})
-
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        method.name: method
-        for method in (
-            Method("bp", "back-propagation, a plain PyTorch loop", backprop, plain=True),
-            Method("zero", "no gradient at the cuts", update_unlocked, Part("ZeroSynthesizer")),
-            Method("dni", "synthetic gradients from the activation alone", update_unlocked, Part("LinearSynthesizer")),
-            Method("cdni", "synthetic gradients that see the labels", update_unlocked, _LABELED),
-            Method(
-                "unlock",
-                "predicted inputs, and synthetic gradients that see the labels",
-                forward_unlocked,
-                _LABELED,
-                Part("MLPInputSynthesizer", {"hidden": 512}),
-            ),
-            # Not compared by default: the same numbers as `bp`, at the price of our stages.
-            Method("staged", "back-propagation, through stages", backprop),
-        )
-    }
-)
-
-
-def method_named(name: str) -> Method:
-    """Find a method.
-
-    Raises:
-        UnknownMethodError: there is none of this name.
-
-    >>> method_named("cdni").title
-    'synthetic gradients that see the labels'
-    """
-    if name not in METHODS:
-        raise UnknownMethodError(f"method {name!r}: unknown{_nearest(name, METHODS)}")
-    return METHODS[name]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-    return f"{meant} expected one of {', '.join(names)}"
-
-
-# ---- a comparison ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The same network, initial weights and batches, trained by each method; on the digits, cut after each layer.
-
-    Attributes:
-        methods: which methods, out of bp, zero, dni, cdni, unlock, staged; separated by commas or blanks.
-        seeds: how many seeds; seed s tests on fold s of five, so that five seeds test on every image.
+        data: digits, shipped with the package; mnist; or idx, any folder in MNIST's layout.
+        data_dir: where the data's files are; idx needs it, mnist finds a usual place.
+        download: fetch mnist if it is not there.
+        valid: how many training images of mnist and idx to hold out, to choose settings with; of the digits, a tenth.
+        model: fully-connected or convolutional.
+        layers: hidden layers.
+        hidden: features of each hidden layer of the fully connected model.
+        channels: channels of each hidden layer of the convolutional model; the paper has 64.
+        cuts: cut after which layers: all; a number of them, placed evenly; or names, such as layer1,layer3.
         epochs: passes over the training images.
         batch_size: images in a batch; an epoch's last images that fill no batch are left out.
-        hidden: features of each hidden layer.
-        layers: hidden layers, with a cut after each.
         lr: learning rate of the network (Adam), falling to 0 along a cosine.
         synthesizer_lr: learning rate of all synthesizers (Adam), constant.
-        probes: how many times in a run the alignment is measured, on the validation images.
+        rank: rank of the linear synthesizers; 0 is full.
+        probes: how many times in a run the alignment is measured, on validation images, 512 at most.
         threads: threads of torch.
+        device: where to train: cpu, cuda, cuda:1, mps.
     """
 
-    methods: tuple[str, ...] = ("bp", "zero", "dni", "cdni", "unlock")
-    seeds: int = 3
+    data: str = DIGITS
+    data_dir: Path | None = None
+    download: bool = False
+    valid: int = 5000
+    model: str = "fully-connected"
+    layers: int = 4
+    hidden: int = 256
+    channels: int = 16
+    cuts: str = "all"
     epochs: int = 20
     batch_size: int = 64
-    hidden: int = 256
-    layers: int = 4
     lr: float = 1e-3
     synthesizer_lr: float = 3e-3
+    rank: int = 0
     probes: int = 15
     threads: int = 1
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        names = tuple(name for given in self.methods for name in given.replace(",", " ").split())
-        for name in names:
-            method_named(name)
-        if not names:
-            raise SettingsError(f"methods: got none, expected at least one of {', '.join(METHODS)}")
-        object.__setattr__(self, "methods", tuple(dict.fromkeys(names)))
-        for name in ("seeds", "epochs", "hidden", "layers", "probes", "threads"):
+        self.data_set.check(self.data_dir, self.download)
+        network_named(self.model)
+        for name in ("layers", "hidden", "channels", "valid", "epochs", "probes", "threads"):
             _check(name, getattr(self, name), at_least=1)
+        _check("rank", self.rank, at_least=0)
         # BatchNorm has no variance to learn from in a batch of one.
-        _check("batch_size", self.batch_size, at_least=2, at_most=1024)
+        _check("batch_size", self.batch_size, at_least=2, at_most=self.data_set.largest_batch)
         for name in ("lr", "synthesizer_lr"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}: expected a number above 0, such as 1e-3")
+        chosen_cuts(self.cuts, self.layers)
 
-    def as_table(self) -> dict[str, Any]:
-        """The settings as simple values, for TOML and JSON."""
-        return asdict(self) | {"methods": list(self.methods)}
+    @property
+    def data_set(self) -> DataSet:
+        """What `data` names."""
+        return data_set_named(vars(self)["data"])  # as an attribute it would look like the one of torch's tensors
+
+    @property
+    def cut_names(self) -> list[str]:
+        """The layers to cut after."""
+        return chosen_cuts(self.cuts, self.layers)
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str) -> "Comparison":
-        """The inverse of `as_table`; settings that are not given keep their defaults.
+    def for_data(cls, data: str, **settings: Any) -> Self:
+        """With the defaults that suit a data set.
+
+        Raises:
+            UnknownNameError: there is none of this name.
+            SettingsError: a setting is out of range.
+        """
+        values: dict[str, Any] = {"data": data} | dict(data_set_named(data).defaults) | settings
+        return cls(**values)
+
+    def as_table(self) -> dict[str, Any]:
+        """The settings as simple values, for TOML and JSON; a place for data that is not given is left out."""
+        table = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        place = table.pop("data_dir")
+        return table if place is None else table | {"data_dir": str(place)}
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
+        """The inverse of `as_table`; settings that are not given keep the data set's defaults.
 
         Raises:
             SettingsError: an unknown setting or a wrong type; `where` says in which file.
         """
-        known = {one.name: type(one.default) for one in fields(cls)}
+        known: dict[str, Any] = {one.name: type(one.default) for one in fields(cls)} | {"data_dir": str}
         values: dict[str, Any] = {}
         for name, value in table.items():
             if name not in known:
-                raise SettingsError(f"{where}: setting {name!r} is unknown{_nearest(name, known)}")
+                raise SettingsError(f"{where}: setting {name!r} is unknown{nearest(name, known)}")
             expected = known[name]
             if expected is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
                 value = tuple(value)
@@ -192,19 +125,50 @@ class Comparison:
                 what = "list of names" if expected is tuple else expected.__name__
                 raise SettingsError(f"{where}: {name} is {value!r}, expected {what}")
             values[name] = value
-        return cls(**values)
+        if "data_dir" in values:
+            values["data_dir"] = Path(values["data_dir"])
+        return cls.for_data(values.pop("data", DIGITS), **values)
 
     @classmethod
-    def read(cls, path: Path) -> "Comparison":
+    def read(cls, path: Path) -> Self:
         """Read the settings out of a run's `run.toml`, or of a file with nothing but a table `[comparison]`.
 
         Raises:
             SettingsError: no such file, not TOML, or not a comparison's settings.
         """
-        table = read_toml(path)
-        if not isinstance(table.get("comparison"), dict):
-            raise SettingsError(f"{path}: has no table [comparison]; give the run.toml of an earlier run")
-        return cls.from_table(table["comparison"], str(path))
+        return cls.from_table(settings_in(path), str(path))
+
+
+@dataclass(frozen=True)
+class Comparison(Training):
+    """The same network, initial weights and batches, trained by each method.
+
+    Attributes:
+        methods: which methods, out of bp, zero, dni, cdni, unlock, staged; separated by commas or blanks.
+        seeds: how many seeds, of weights and batches; on the digits, seed s tests on fold s of five, so that five
+            seeds test on every image.
+    """
+
+    methods: tuple[str, ...] = ("bp", "zero", "dni", "cdni", "unlock")
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = tuple(name for given in self.methods for name in given.replace(",", " ").split())
+        for name in names:
+            method_named(name)
+        if not names:
+            raise SettingsError(f"methods: got none, expected at least one of {', '.join(METHODS)}")
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(names)))
+        _check("seeds", self.seeds, at_least=1)
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """The table `[comparison]` of a file. Raises `SettingsError` if there is none."""
+    table = read_toml(path).get("comparison")
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}: has no table [comparison]; give the run.toml of an earlier run")
+    return table
 
 
 def read_toml(path: Path) -> dict[str, Any]:

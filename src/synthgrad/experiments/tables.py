@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.results import Difference, Figures, Spread, Summary
-from synthgrad.experiments.spec import METHODS, Comparison
+from synthgrad.experiments.spec import Comparison
 
-__all__ = ["Board", "cuts_table", "legend", "summary_markdown", "summary_table"]
+__all__ = ["Board", "cuts_table", "legend", "summary_markdown", "summary_rows", "summary_table"]
 
 NOTHING = "-"
 
@@ -107,7 +108,8 @@ class Board:
         left = self.seconds_left()
         ahead = "starting" if left is None else f"about {_duration(left)} left"
         gone = _duration(self._clock() - self._began)
-        return f"seed {self._seed + 1} of {self.comparison.seeds} · {gone} gone · {ahead}"
+        seed = f"seed {self._seed + 1} of {self.comparison.seeds} · " if self.comparison.seeds > 1 else ""
+        return f"{seed}{gone} gone · {ahead}"
 
     def __rich__(self) -> RenderableType:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
@@ -224,11 +226,16 @@ _READING = (
 )
 
 
+def summary_rows(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The summary as text: the headings, and a row for each method."""
+    return HEADINGS, [(one.method, ", ".join(one.locks) or "nothing", *_cells(one)) for one in summaries]
+
+
 def summary_markdown(summaries: Sequence[Summary]) -> str:
     """The summary as a Markdown table."""
-    rows = [(one.method, ", ".join(one.locks) or "nothing", *_cells(one)) for one in summaries]
-    aligned = [":--", ":--", *["--:"] * (len(HEADINGS) - 2)]
-    return "\n".join(_markdown_row(row) for row in (HEADINGS, aligned, *rows)) + "\n"
+    headings, rows = summary_rows(summaries)
+    aligned = [":--", ":--", *["--:"] * (len(headings) - 2)]
+    return "\n".join(_markdown_row(row) for row in (headings, aligned, *rows)) + "\n"
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

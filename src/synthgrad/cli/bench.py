@@ -1,0 +1,71 @@
+"""`synthgrad bench`: measures, and says what to quote."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from synthgrad.experiments.spec import SettingsError
+
+__all__ = ["Options", "bench", "command"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `synthgrad bench` can be told.
+
+    Attributes:
+        name: step, memory or startup.
+        rounds: how often each side is measured; the median counts.
+        json: write the measurement to this file, too.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    rounds: int = 50
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+def command(arguments: Sequence[str]) -> Callable[..., int]:
+    """The command as tyro wants it."""
+    line = shlex.join(["synthgrad", *arguments])
+
+    def run(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+        """Measure one of: step, memory, startup. Stop other work first; quote the ratios."""
+        return bench(options, line)
+
+    run.__name__ = "bench"
+    return run
+
+
+def bench(options: Options, line: str) -> int:
+    """Measure, print a table, and write the JSON if asked.
+
+    Raises:
+        SettingsError: no such benchmark, or a file that cannot be written; before anything is measured.
+    """
+    from synthgrad.experiments.bench import measure  # brings torch
+
+    if options.json is not None:
+        try:
+            options.json.open("a", encoding="utf-8").close()
+        except OSError as error:
+            raise SettingsError(f"{options.json}: cannot be written to ({error.strerror}); name another file") from None
+    console = Console()
+    measurement = measure(options.name, rounds=options.rounds, command=line)
+    table = Table(title=f"bench {measurement.name}, medians of {options.rounds}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in measurement.ratios.items():
+        table.add_row(name, f"{value:.3f} ×", style="bold")
+    for name, value in measurement.figures.items():
+        table.add_row(name, f"{value:.3f}")
+    console.print(table)
+    console.print(", ".join(f"{name} {value}" for name, value in measurement.machine.items()), highlight=False)
+    if options.json is not None:
+        options.json.write_text(measurement.as_json(), encoding="utf-8")
+    return 0

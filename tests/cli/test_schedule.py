@@ -1,0 +1,110 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synthgrad.cli.main import main
+from synthgrad.cli.schedule import BUILDERS
+from synthgrad.core.plan import Declaration, Plan
+from synthgrad.core.schedules import one_f_one_b
+from synthgrad.core.simulate import simulate
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LOCKED, FORWARD = "forward, update, backward", "forward"
+WAITS = {
+    "backprop": LOCKED,
+    "gpipe": LOCKED,
+    "one_f_one_b": LOCKED,
+    "update_unlocked": FORWARD,
+    "forward_unlocked": "nothing",
+    "sporadic": FORWARD,
+}
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["schedule", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["schedule", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_schedule_is_shown_with_its_locks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(capsys, "show", name, "--stages", "3", "--steps", "6")
+    assert re.findall(r"^stage (\d): (\d)F0", shown, re.MULTILINE)[0] == ("0", "0")
+    assert len(re.findall(r"^stage \d: .* waits for ", shown, re.MULTILINE)) == 3
+    assert shown.rstrip().splitlines()[-1].endswith(f" waits for {WAITS[name]}")
+
+
+def test_what_is_shown_is_what_stands_in_the_golden_file(capsys: pytest.CaptureFixture[str]) -> None:
+    heading, *golden = (GOLDEN / "update_unlocked_1.txt").read_text("utf-8").split("\n\n")[0].splitlines()
+    assert "3 stages, 3 steps" in heading
+    shown = said(capsys, "show", "update_unlocked", "--stages", "3", "--delay", "1", "--steps", "3")
+    assert shown.split("\n\n")[0].splitlines() == golden
+
+
+def test_a_schedule_of_ones_own_is_shown_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("0F0 0S0 0U0\n1F0 1B0 1U0\n0T0\n", "utf-8")
+    assert "stage 0: 0F0 0S0 0U0 0T0 0F1" in said(capsys, "show", "--file", str(file))
+    assert "Valid: 2 stages, waits for forward." in said(capsys, "check", "--file", str(file))
+    assert "makespan    4 " in said(capsys, "simulate", "--file", str(file))
+
+
+def test_a_text_that_cannot_be_executed_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = complaint(capsys, "check", "0F0 1F0 0B0 1B0 0U0 1U0").splitlines()
+    assert "0B0: stands before 1B0, which it needs" in lines[0]
+    assert lines[1].index("0B0") == lines[2].index("^^^")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "gpip"), "did you mean 'gpipe'"),
+        (("show",), "expected the name of a schedule or --file"),
+        (("show", "backprop", "--file", "x"), "one of the two"),
+        (("show", "--file", "/nowhere/at/all"), "cannot be read"),
+        (("show", "backprop", "--delay", "1"), "takes no --delay"),
+        (("show", "update_unlocked", "--delay", "-1"), "at least 0"),
+        (("show", "sporadic", "--p", "2"), "between 0 and 1"),
+        (("show", "backprop", "--stages", "0"), "stages is 0"),
+        (("show", "backprop", "--steps", "0"), "steps is 0"),
+        (("simulate", "backprop", "--latency", "-1"), "latency is -1"),
+        (("check", "0X0"), "with a letter out of"),
+        (("check", ""), "expected a text"),
+        (("check", "5F0"), "names 1 stages"),
+    ],
+)
+def test_bad_input_is_told_in_one_message(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in " ".join(complaint(capsys, *arguments).split())
+
+
+def test_simulation_says_how_long_how_idle_and_what_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(
+        capsys, "simulate", "one_f_one_b", "--stages", "4", "--microbatches", "8", "--latency", "0.5", "--steps", "2"
+    )
+    timeline = simulate(Plan(one_f_one_b(8), (Declaration(synthesizer=False),) * 4), steps=2, links=0.5)
+    assert f"makespan    {timeline.makespan:g} " in shown
+    assert f"idle share  {100 * timeline.idle_share:.1f} %" in shown
+    held = re.findall(r"^  stage (\d): (\d+)$", shown, re.MULTILINE)
+    assert held == [(str(stage), str(timeline.activations_held(stage))) for stage in range(4)]
+
+
+def test_neighbors_that_hold_as_much_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "  stages 0-99: 1\n" in said(capsys, "simulate", "update_unlocked", "--stages", "100", "--microbatches", "8")
+
+
+def test_schedules_are_looked_at_without_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "synthgrad.cli.main", "schedule", "simulate", "backprop"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {name.split(".")[0] for name in re.findall(r"\|\s*([\w.]+)$", ran.stderr, re.MULTILINE)}
+    assert "synthgrad" in imported and not {"torch", "numpy"} & imported

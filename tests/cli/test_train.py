@@ -1,0 +1,81 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from synthgrad.cli.main import main
+
+TINY = ("--epochs", "1", "--hidden", "8", "--layers", "2", "--quiet")
+
+LOAD = """
+import collections, sys
+from safetensors.torch import load_file
+from torch import nn
+
+def layer(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+
+model = nn.Sequential(collections.OrderedDict(layer1=layer(64, 8), layer2=layer(8, 8), output=nn.Linear(8, 10)))
+print(model.load_state_dict(load_file(sys.argv[1]), strict=True))
+sys.exit(any(name.split(".")[0] == "synthgrad" for name in sys.modules))
+"""
+
+
+def test_the_plain_model_loads_without_us(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["train", "cdni", *TINY, "--seed", "3", "--out", str(out)]) == 0
+    assert "test error" in capsys.readouterr().out
+    loaded = subprocess.run([sys.executable, "-c", LOAD, str(out)], capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "All keys matched" in loaded.stdout
+    with safe_open(out, framework="pt") as file:
+        metadata = file.metadata()
+    settings, result = json.loads(metadata["settings"]), json.loads(metadata["result"])
+    assert (settings["method"], settings["seed"], settings["hidden"]) == ("cdni", 3, 8)
+    assert result["steps"] == 20 and 0.0 <= result["test_error"] <= 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_training_gives_the_numbers_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["compare", "--methods", "dni", "--seeds", "1", *TINY, "--runs-dir", str(tmp_path / "runs")]) == 0
+    (line,) = (tmp_path / "runs" / "digits" / "results.jsonl").read_text("utf-8").splitlines()
+    config = str(tmp_path / "runs" / "digits" / "run.toml")
+    assert main(["train", "dni", "--config", config, "--quiet", "--out", str(out)]) == 0
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["result"])["test_loss"] == json.loads(line)["test_loss"]
+
+
+def test_a_training_that_fails_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["train", "cdni", *TINY, "--synthesizer-lr", "1e30", "--out", str(out)]) == 1
+    assert "failed" in capsys.readouterr().out
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cdn"], "did you mean 'cdni'"),
+        (["cdni", "--data", "idx"], "needs --data-dir"),
+        (["cdni", "--cuts", "layer9"], "no layer 'layer9'"),
+        (["cdni", "--device", "toaster"], "use one of cpu"),
+        (["cdni", "--seed", "-1"], "seed is -1"),
+        (["cdni", "--out", "/nowhere/at/all"], "name another file for --out"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in " ".join(captured.err.split()) and "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,49 @@
+import pytest
+
+from synthgrad.core.errors import ShapeError
+from synthgrad.core.synthesizers import ConvSynthesizer, LinearSynthesizer, MLPInputSynthesizer, ZeroSynthesizer
+from synthgrad.experiments.methods import METHODS, factory, method_named
+
+SETTINGS = {"classes": 7, "rank": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "image"),
+    [
+        ("zero", ZeroSynthesizer, ZeroSynthesizer),
+        ("dni", LinearSynthesizer, ConvSynthesizer),
+        ("cdni", LinearSynthesizer, ConvSynthesizer),
+        ("unlock", LinearSynthesizer, ConvSynthesizer),
+    ],
+)
+def test_the_activation_chooses_the_synthesizer(method: str, row: type, image: type) -> None:
+    build = factory(method_named(method).synthesizer, **SETTINGS)
+    assert build is not None
+    assert type(build((12,))) is row
+    assert type(build((4, 3, 3))) is image
+
+
+def test_synthesizers_take_the_classes_and_the_rank() -> None:
+    labeled, unlabeled = (factory(METHODS[name].synthesizer, **SETTINGS) for name in ("cdni", "dni"))
+    assert labeled is not None and unlabeled is not None
+    assert labeled((12,)).classes == labeled((4, 3, 3)).classes == 7
+    assert unlabeled((12,)).classes is None
+    assert tuple(labeled((12,)).down.weight.shape) == (3, 12)
+
+
+def test_input_synthesizers_take_any_shape() -> None:
+    build = factory(METHODS["unlock"].input_synthesizer, **SETTINGS)
+    assert build is not None
+    assert isinstance(build((1, 8, 8), (4, 3, 3)), MLPInputSynthesizer)
+    assert isinstance(build((64,), (12,)), MLPInputSynthesizer)
+
+
+def test_back_propagation_has_no_synthesizer() -> None:
+    assert factory(METHODS["bp"].synthesizer, **SETTINGS) is None
+
+
+def test_an_activation_that_no_synthesizer_is_for_is_named() -> None:
+    build = factory(METHODS["cdni"].synthesizer, **SETTINGS)
+    assert build is not None
+    with pytest.raises(ShapeError, match=r"\(5, 12\), of 2 dimensions"):
+        build((5, 12))
