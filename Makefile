@@ -79,7 +79,7 @@ results: $(INSTALL) ## measure the committed results anew (a quarter of an hour)
 	rm -f results/*.jsonl results/*.json
 	"$(BIN)/synthgrad" compare --seeds 10 --results results/digits.jsonl
 	"$(BIN)/synthgrad" compare --data mnist --seeds 5 --results results/mnist.jsonl
-	for name in step memory startup; do "$(BIN)/synthgrad" bench $$name --json results/bench-$$name.json || exit 1; done
+	for name in step memory startup; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
 	"$(BIN)/python" -m synthgrad.experiments.pages README.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)

@@ -51,10 +51,7 @@ def bench(options: Options, line: str) -> int:
     from synthgrad.experiments.bench import measure  # brings torch
 
     if options.json is not None:
-        try:
-            options.json.open("a", encoding="utf-8").close()
-        except OSError as error:
-            raise SettingsError(f"{options.json}: cannot be written to ({error.strerror}); name another file") from None
+        _try_write(options.json)
     console = Console()
     measurement = measure(options.name, rounds=options.rounds, command=line)
     table = Table(title=f"bench {measurement.name}, medians of {options.rounds}", title_justify="left")
@@ -69,3 +66,14 @@ def bench(options: Options, line: str) -> int:
     if options.json is not None:
         options.json.write_text(measurement.as_json(), encoding="utf-8")
     return 0
+
+
+def _try_write(path: Path) -> None:
+    """Raise `SettingsError` if the file cannot be written to; leaves nothing behind."""
+    existed = path.exists()
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written to ({error.strerror}); name another file") from None
+    if not existed:
+        path.unlink()

@@ -2,18 +2,20 @@
 
     python -m synthgrad.experiments.pages README.md
 
-A table stands between two comments, and is made anew from the file that the first one names:
+A table stands between two comments, and is made anew from the file that the first one names, results of a comparison
+(JSONL) or a benchmark (JSON):
 
     <!-- table: results/digits.jsonl -->
     ...
     <!-- end -->
 """
 
+import json
 import re
 import sys
 from pathlib import Path
 
-from synthgrad.experiments.results import Result, read_results, summarize
+from synthgrad.experiments.results import Result, ResultsError, read_results, summarize
 from synthgrad.experiments.tables import summary_markdown
 
 __all__ = ["fill", "main"]
@@ -35,6 +37,25 @@ def fill(text: str, folder: Path) -> str:
 
 
 def _table(path: Path) -> str:
+    return _benchmark(path) if path.suffix == ".json" else _comparison(path)
+
+
+def _benchmark(path: Path) -> str:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ratios, figures, machine = (found[part].items() for part in ("ratios", "figures", "machine"))
+        command = found["command"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(
+            f"{path}: is no benchmark's JSON ({error}); make it with: synthgrad bench NAME --json"
+        ) from None
+    rows = [f"| **{name}** | **{value:.3f}** |" for name, value in ratios]
+    rows += [f"| {name} | {value:.3f} |" for name, value in figures]
+    where = ", ".join(f"{name} {value}" for name, value in machine if name != "versions")
+    return "\n".join(["| ratio or figure | value |", "| :-- | --: |", *rows, "", f"<sub>`{command}` · {where}</sub>\n"])
+
+
+def _comparison(path: Path) -> str:
     results = read_results(path)
     return f"{summary_markdown(summarize(results))}\n{_origin(results)}\n"
 

@@ -1,0 +1,54 @@
+"""Tables in pages are made from files, and only between their marks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from synthgrad.experiments.pages import fill, main
+from synthgrad.experiments.results import Result, ResultsError, encode_result
+
+PAGE = "before\n<!-- table: {name} -->\nstale\n<!-- end -->\nafter\n"
+
+
+def test_a_comparison_becomes_its_summary_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    cells = [
+        Result(
+            method, seed, 10, test_error=error, ms_per_step=1.0, command="synthgrad compare", versions={"torch": "2"}
+        )
+        for method, error in (("bp", 0.01), ("cdni", 0.02))
+        for seed in (0, 1)
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(encode_result(cell) + "\n" for cell in cells), encoding="utf-8")
+    filled = fill(PAGE.format(name="r.jsonl"), tmp_path)
+    assert filled.startswith("before\n<!-- table: r.jsonl -->\n|") and filled.endswith("<!-- end -->\nafter\n")
+    assert "stale" not in filled and "| cdni |" in filled and "2.00" in filled
+    assert "2 seeds · `synthgrad compare` · torch 2" in filled
+    assert fill(filled, tmp_path) == filled
+
+
+def test_a_benchmark_becomes_a_table_of_its_ratios_and_figures(tmp_path: Path) -> None:
+    found = {
+        "ratios": {"a_over_b": 0.5},
+        "figures": {"a_ms": 1.25},
+        "machine": {"cores": 2},
+        "command": "synthgrad bench",
+    }
+    (tmp_path / "b.json").write_text(json.dumps(found), encoding="utf-8")
+    filled = fill(PAGE.format(name="b.json"), tmp_path)
+    assert "| **a_over_b** | **0.500** |" in filled and "| a_ms | 1.250 |" in filled and "cores 2" in filled
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_missing_or_broken_file_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "b.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ResultsError, match="b.json"):
+        fill(PAGE.format(name="b.json"), tmp_path)
+
+
+def test_a_page_is_filled_in_place_and_one_without_tables_is_left_as_it_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing to fill\n", encoding="utf-8")
+    assert main([str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == "nothing to fill\n"
