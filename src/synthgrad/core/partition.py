@@ -14,7 +14,7 @@ NaN for zeros, and must give the model's values bit for bit.
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -187,10 +187,10 @@ def _crossing(
         with random_preserved([*piece.parameters()]):
             return _gives(piece, sample, received, expected, answer)
 
-    def truth(name: str, call: int, shapes: Any) -> Any:
+    def truth(name: str, call: int) -> Any:
         return recording.calls[name][call].output
 
-    wrong = (_nan_for(recording), _other_than(recording))
+    wrong = (_wrong(recording, _nan), _wrong(recording, _other))
     if all(gives(answer) for answer in wrong):
         return None
     if not gives(truth):
@@ -198,29 +198,26 @@ def _crossing(
     for answer in wrong:
         for suspect in piece.stubs():
 
-            def one_wrong(name: str, call: int, shapes: Any, a: Answer = answer, wrong: str = suspect) -> Any:
-                return (a if name == wrong else truth)(name, call, shapes)
+            def one_wrong(name: str, call: int, a: Answer = answer, wrong: str = suspect) -> Any:
+                return (a if name == wrong else truth)(name, call)
 
             if not gives(one_wrong):
                 return f"the output of {suspect!r}"
     return None  # the piece only cannot bear all of these values at once
 
 
-def _nan_for(recording: Recording) -> Answer:
-    """Stubs answer NaN; where the type has none, another value than the true one."""
-    return lambda name, call, shapes: pytree.tree_map_only(
-        Tensor,
-        lambda t: torch.full_like(t, torch.nan) if t.is_floating_point() or t.is_complex() else _another(t),
-        recording.calls[name][call].output,
-    )
+def _wrong(recording: Recording, change: Callable[[Tensor], Tensor]) -> Answer:
+    """Stubs answer what the submodules returned, changed."""
+    return lambda name, call: pytree.tree_map_only(Tensor, change, recording.calls[name][call].output)
 
 
-def _other_than(recording: Recording) -> Answer:
-    """Stubs answer other values than the true ones: a comparison does not pass NaN on."""
-    return lambda name, call, shapes: pytree.tree_map_only(Tensor, _another, recording.calls[name][call].output)
+def _nan(values: Tensor) -> Tensor:
+    """NaN; where the type has none, other values."""
+    return torch.full_like(values, torch.nan) if values.is_floating_point() or values.is_complex() else _other(values)
 
 
-def _another(values: Tensor) -> Tensor:
+def _other(values: Tensor) -> Tensor:
+    """Other values of the same type, which a comparison passes on where it would not NaN."""
     if values.dtype is torch.bool:
         return ~values
     return 1 - 2 * values if values.is_floating_point() or values.is_complex() else values + 1

@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "dependencies",
     "line_of",
+    "lock_by",
     "locks",
     "readers",
     "stage_locks",
@@ -312,7 +313,7 @@ def stage_locks(plan: Plan, steps: int | None = None) -> tuple[frozenset[Lock], 
     for update in (action for action in actions if action.kind is Kind.U):
         step = plan.schedule.step_of(update)
         for action in _ancestors(update, previous):
-            if plan.schedule.step_of(action) == step and (lock := _lock(update.stage, action)):
+            if plan.schedule.step_of(action) == step and (lock := lock_by(action, update.stage)):
                 found[update.stage].add(lock)
     return tuple(map(frozenset, found))
 
@@ -339,7 +340,7 @@ def _ancestors(action: Action, previous: dict[Action, tuple[Action, ...]]) -> se
     return seen
 
 
-def _lock(stage: int, action: Action) -> Lock | None:
+def lock_by(action: Action, stage: int) -> Lock | None:
     """The lock on an update of `stage` that waits for `action`, of the same step."""
     if action.stage < stage and action.kind is Kind.F:
         return Lock.FORWARD

@@ -283,7 +283,6 @@ class Cell:
         outcome = self.net.step(images, target=labels)
         synchronize(labels.device)
         self.seconds.append(time.perf_counter() - start)
-        assert outcome.loss is not None
         loss = float(outcome.loss)
         if not _is_finite(loss):  # a plain loop does not look itself
             raise NumericalError(f"the loss is {loss} after step {self.steps + 1}; lower --lr", stage=-1)

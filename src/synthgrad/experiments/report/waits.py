@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from synthgrad.core.actions import Action, Kind
-from synthgrad.core.plan import BACKWARD, Plan, dependencies
+from synthgrad.core.plan import Plan, dependencies, lock_by
 from synthgrad.core.simulate import Timeline
 
 __all__ = ["Reason", "Wait", "shares", "waits"]
@@ -128,10 +128,5 @@ def _blocker(action: Action, timeline: Timeline) -> Action | None:
 
 def _reason(stage: int, step: int, cause: Action | None, plan: Plan) -> Reason | None:
     """What an update of the stage in this step calls the cause; None if it has no name for it."""
-    if cause is None or plan.schedule.step_of(cause) != step:
-        return None
-    if cause.kind is Kind.F and cause.stage != stage:
-        return Reason.FORWARD if cause.stage < stage else Reason.UPDATE
-    if cause.kind in BACKWARD and cause.stage > stage:
-        return Reason.BACKWARD
-    return None
+    lock = None if cause is None or plan.schedule.step_of(cause) != step else lock_by(cause, stage)
+    return None if lock is None else Reason(lock)
