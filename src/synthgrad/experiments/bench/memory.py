@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.schedules import update_unlocked
 from synthgrad.core.stage import Passage
 from synthgrad.core.synthesizers import LinearSynthesizer
-from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.local import LocalEngine
-from synthgrad.models import fully_connected, layer_names
+from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batch
+from synthgrad.models import fully_connected
 
 __all__ = ["Meter", "run"]
 
@@ -143,34 +142,19 @@ Side = tuple[Callable[[], Any], list[Tensor], tuple[Tensor, ...], LocalEngine | 
 
 
 def _plain() -> Side:
-    model, (x, y) = fully_connected(WIDTH, CLASSES, hidden=WIDTH, layers=LAYERS), _batch()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-
-    def step() -> None:
-        functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, list(model.parameters()), (x, y), None
+    model, batch = _network(), random_batch(ROWS, WIDTH, CLASSES)
+    return plain_step(model, batch), list(model.parameters()), batch, None
 
 
 def _unlocked(*, recompute: bool = True) -> Side:
-    model, (x, y) = fully_connected(WIDTH, CLASSES, hidden=WIDTH, layers=LAYERS), _batch()
-    net: Decoupled = decouple(
-        model,
-        at=layer_names(model),
-        sample=(x[:8], y[:8]),  # a few rows: what it leaves behind would hide what a step needs
-        loss=functional.cross_entropy,
-        optimizer=partial(torch.optim.Adam, fused=True),
-        synthesizer=partial(LinearSynthesizer, classes=CLASSES, rank=16),
-        schedule=update_unlocked(),
-        recompute=recompute,
-    )
+    x, y = random_batch(ROWS, WIDTH, CLASSES)
+    synthesizer = partial(LinearSynthesizer, classes=CLASSES, rank=16)
+    net = decoupled_net(_network(), (x, y), update_unlocked(), synthesizer, recompute=recompute)
     return lambda: net.step(x, target=y), list(net.parameters()), (x, y), net.engine
 
 
-def _batch() -> tuple[Tensor, Tensor]:
-    return torch.rand(ROWS, WIDTH), torch.randint(0, CLASSES, (ROWS,))
+def _network() -> nn.Sequential:
+    return fully_connected(WIDTH, CLASSES, hidden=WIDTH, layers=LAYERS)
 
 
 SIDES: dict[str, Callable[[], Side]] = {

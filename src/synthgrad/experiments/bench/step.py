@@ -9,18 +9,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
 from synthgrad.core.synthesizers import LinearSynthesizer, ZeroSynthesizer
-from synthgrad.decoupled import decouple
 from synthgrad.experiments.bench.measurement import interleaved
-from synthgrad.models import fully_connected, layer_names
+from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batch
+from synthgrad.models import fully_connected
 
 __all__ = ["run"]
 
 ROWS, INPUTS, CLASSES = 256, 784, 10
-OPTIMIZER = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 
 def run(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -47,31 +45,11 @@ def run(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     return ratios, {f"{name}_ms": time for name, time in milliseconds.items()}
 
 
-def _batch() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.rand(ROWS, INPUTS), torch.randint(0, CLASSES, (ROWS,))
-
-
 def _plain() -> Callable[[], Any]:
-    model, (x, y) = fully_connected(INPUTS, CLASSES), _batch()
-    optimizer = OPTIMIZER(model.parameters())
-
-    def step() -> None:
-        functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return plain_step(fully_connected(INPUTS, CLASSES), random_batch(ROWS, INPUTS, CLASSES))
 
 
 def _decoupled(schedule: Schedule, synthesizer: Callable[..., Any] | None) -> Callable[[], Any]:
-    model, (x, y) = fully_connected(INPUTS, CLASSES), _batch()
-    net = decouple(
-        model,
-        at=layer_names(model),
-        sample=(x, y),
-        loss=functional.cross_entropy,
-        optimizer=OPTIMIZER,
-        synthesizer=synthesizer,
-        schedule=schedule,
-    )
+    x, y = random_batch(ROWS, INPUTS, CLASSES)
+    net = decoupled_net(fully_connected(INPUTS, CLASSES), (x, y), schedule, synthesizer)
     return lambda: net.step(x, target=y)
