@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthgrad.data.split import DataError, Split
+from synthgrad.data.split import DataError, Split, hold_out
 
 __all__ = ["STEMS", "idx_folder", "idx_names", "read_idx"]
 
@@ -91,13 +91,7 @@ def idx_folder(folder: Path, *, valid: int = 5000, seed: int = 0) -> Split:
             `valid` leaves nothing to train on.
     """
     train_images, train_labels, test_images, test_labels = _read_four(Path(folder))
-    if not 0 <= valid < len(train_images):
-        raise DataError(
-            f"{folder}: got valid={valid} of {len(train_images)} training images, expected 0 to "
-            f"{len(train_images) - 1}, so that some are left to train on; pass a smaller number"
-        )
-    order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))  # (N,)
-    held_out, kept = order[:valid].sort().values, order[valid:].sort().values
+    kept, held_out = hold_out(folder, len(train_images), valid=valid, seed=seed)
     return Split(
         train_x=_scaled(train_images[kept]),
         train_y=train_labels[kept],

@@ -6,12 +6,12 @@ shipped with the package.
 Shapes: `N` number of images.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from synthgrad.data.download import download as fetch
 from synthgrad.data.idx import STEMS, idx_folder, idx_names
+from synthgrad.data.places import VARIABLE, places
 from synthgrad.data.split import DataError, Split
 
 __all__ = ["MD5", "MIRROR", "mnist"]
@@ -25,8 +25,6 @@ MD5 = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-
-VARIABLE = "SYNTHGRAD_DATA"
 
 
 def mnist(
@@ -63,25 +61,15 @@ def mnist(
         DataError: if the files are not found, cannot be fetched, or are damaged, or if `valid` leaves nothing to
             train on.
     """
-    places = _places(folder)
-    place = next((place for place in places if not _missing(place)), None)
+    looked_in = places(folder, "mnist")
+    place = next((place for place in looked_in if not _missing(place)), None)
     if place is None and not download:
-        raise DataError(_how_to_get(places))
+        raise DataError(_how_to_get(looked_in))
     if place is None:
-        place = places[0]
+        place = looked_in[0]
         for name in _missing(place):
             fetch(mirror + name, place / name, md5[name], progress=progress)
     return idx_folder(place, valid=valid, seed=seed)
-
-
-def _places(folder: Path | None) -> list[Path]:
-    """Where the files may be, the best place first."""
-    if folder is not None:
-        return [Path(folder)]
-    import pooch  # on use, as only those who name no folder need it
-
-    named = os.environ.get(VARIABLE)
-    return [*([Path(named, "mnist"), Path(named)] if named else []), Path(pooch.os_cache("synthgrad"), "mnist")]
 
 
 def _missing(place: Path) -> list[str]:
@@ -93,8 +81,8 @@ def _missing(place: Path) -> list[str]:
     ]
 
 
-def _how_to_get(places: list[Path]) -> str:
-    looked = "; ".join(f"{place} (without {', '.join(_missing(place))})" for place in places)
+def _how_to_get(looked_in: list[Path]) -> str:
+    looked = "; ".join(f"{place} (without {', '.join(_missing(place))})" for place in looked_in)
     return (
         f"mnist: got no folder with all four files, after looking in {looked}; expected {', '.join(MD5)}, with .gz or "
         f"without; fetch them with --download (download=True), or set {VARIABLE} to the folder that has them"

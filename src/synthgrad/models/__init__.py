@@ -1,7 +1,9 @@
-"""Models of the paper, as plain PyTorch modules that know nothing of synthetic gradients."""
+"""Models of the paper and two of today's, as plain PyTorch modules that know nothing of synthetic gradients."""
 
 from synthgrad.models.chain import layer_names
 from synthgrad.models.convolutional import convolutional
 from synthgrad.models.fully_connected import fully_connected
+from synthgrad.models.residual import residual
+from synthgrad.models.transformer import transformer
 
-__all__ = ["convolutional", "fully_connected", "layer_names"]
+__all__ = ["convolutional", "fully_connected", "layer_names", "residual", "transformer"]
