@@ -26,7 +26,9 @@ from synthgrad.core.schedules import (
 )
 from synthgrad.core.simulate import Timeline, simulate
 from synthgrad.core.synthesizers import (
+    Answer,
     ConvSynthesizer,
+    CriticSynthesizer,
     Feedback,
     InputSynthesizer,
     LinearSynthesizer,
@@ -35,6 +37,7 @@ from synthgrad.core.synthesizers import (
     OracleSynthesizer,
     Synthesizer,
     ZeroSynthesizer,
+    linear_head,
 )
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.local import LocalEngine, Outcome
@@ -43,9 +46,11 @@ __all__ = [
     "Action",
     "Agreement",
     "Alignment",
+    "Answer",
     "Context",
     "ContextError",
     "ConvSynthesizer",
+    "CriticSynthesizer",
     "DeadlockError",
     "Declaration",
     "Decoupled",
@@ -79,6 +84,7 @@ __all__ = [
     "forward_unlocked",
     "from_text",
     "gpipe",
+    "linear_head",
     "locks",
     "one_f_one_b",
     "parse_actions",

@@ -107,6 +107,7 @@ def decouple(
             loss=criterion if index == len(parts.names) else None,
             mixing=mixing,
             recompute=recompute,
+            tells_output=any(learner and "output" in learner.module.feedback for learner in synthesizers[:index]),
         )
         for index, (piece, parameters) in enumerate(zip(parts.pieces, parts.parameters, strict=True))
     ]

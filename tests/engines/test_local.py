@@ -274,8 +274,8 @@ class Versioned(Synthesizer):
         self.asked.append(float(self.lessons.detach()))
         return self.lessons + torch.zeros_like(activation)
 
-    def loss(self, synthetic_grad: Tensor, feedback: sg.Feedback) -> Tensor:
-        return -synthetic_grad.flatten(1).mean(1).sum()
+    def learn(self, activation: Tensor, answer: sg.Answer, context: sg.Context, feedback: sg.Feedback) -> Tensor:
+        return -answer.grad.flatten(1).mean(1).sum()
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2, 4])

@@ -25,15 +25,16 @@ class Listener(sg.Synthesizer):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.answer = nn.Linear(shape[-1], shape[-1])
+        self.linear = nn.Linear(shape[-1], shape[-1])
         self.targets: list[Tensor] = []
 
     def forward(self, activation: Tensor, context: Context) -> Tensor:
-        return self.answer(activation)
+        return self.linear(activation)
 
-    def loss(self, synthetic_grad: Tensor, feedback: sg.Feedback) -> Tensor:
+    def learn(self, activation: Tensor, answer: sg.Answer, context: Context, feedback: sg.Feedback) -> Tensor | None:
+        assert feedback.target_grad is not None
         self.targets.append(feedback.target_grad)
-        return super().loss(synthetic_grad, feedback)
+        return super().learn(activation, answer, context, feedback)
 
 
 def one_step(

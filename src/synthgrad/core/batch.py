@@ -25,10 +25,12 @@ class Gradient(NamedTuple):
     Attributes:
         values: dL/dh, the shape of the activation.
         count: the number of loss terms of the step; `values * count` is the gradient of the summed loss.
+        output: the model's output, real or predicted, where a synthesizer on the way learns from it.
     """
 
     values: Tensor
     count: int
+    output: Tensor | None = None
 
 
 @dataclass(frozen=True)

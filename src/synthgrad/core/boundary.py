@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["cut", "back_propagate", "back_propagate_to"]
+__all__ = ["back_propagate", "back_propagate_to", "cut", "gradient_at"]
 
 
 def cut(activation: Tensor, *, differentiable: bool = True) -> Tensor:
@@ -30,3 +30,9 @@ def back_propagate_to(leaves: Sequence[Tensor], output: Tensor, gradient: Tensor
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     if output.requires_grad and wanted:
         torch.autograd.backward((output,), (gradient,), inputs=wanted, retain_graph=keep)
+
+
+def gradient_at(leaf: Tensor, loss: Tensor, *, keep: bool, differentiable: bool) -> Tensor:
+    """D loss / d leaf, accumulated nowhere; `keep` the graph of the loss, and make the gradient `differentiable`."""
+    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=differentiable, retain_graph=keep)
+    return gradient

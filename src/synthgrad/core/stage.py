@@ -15,7 +15,7 @@ from synthgrad.core.boundary import back_propagate, back_propagate_to, cut
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.plan import BACKWARD, Declaration
 from synthgrad.core.preserve import call_preserved
-from synthgrad.core.synthesizers import Feedback, InputSynthesizer, Synthesizer
+from synthgrad.core.synthesizers import Answer, Feedback, InputSynthesizer, Synthesizer
 
 __all__ = ["Learner", "Passage", "Stage"]
 
@@ -60,9 +60,10 @@ class Passage:
         inputs: the leaf at which the stage's graph begins.
         output: with its graph, until it has been back-propagated through; at the last stage, the share of the loss.
         activation: the output's values, for the synthesizer.
-        synthetic_grad: with the synthesizer's graph, where T will find the synthesizer as S left it.
+        answer: of the synthesizer, with its graph, where T will find the synthesizer as S left it.
         predicted_input: likewise, of the input synthesizer, for Q.
         received: the gradient that I has used and W will.
+        model_output: the model's output as far as it is known here, where anybody learns from that.
     """
 
     batch: Batch
@@ -74,9 +75,10 @@ class Passage:
     inputs: Tensor | None = None
     output: Tensor | None = None
     activation: Tensor | None = None
-    synthetic_grad: Tensor | None = None
+    answer: Answer | None = None
     predicted_input: Tensor | None = None
     received: Tensor | None = None
+    model_output: Tensor | None = None
 
 
 class Stage:
@@ -91,6 +93,7 @@ class Stage:
         loss: of the last stage only.
         mixing: λ of `B`, which injects (1-λ)·synthetic + λ·received. arXiv:1608.05343, appendix A (its BP(λ)).
         recompute: T runs the synthesizer again instead of finding what S held for it: less memory, more time.
+        tells_output: send the model's output back with the gradient: a synthesizer before learns from it.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Stage:
         loss: Loss | None = None,
         mixing: float = 1.0,
         recompute: bool = False,
+        tells_output: bool = False,
     ) -> None:
         self.index = index
         self.name = name
@@ -113,6 +117,7 @@ class Stage:
         self.loss = loss
         self.mixing = mixing
         self.recompute = recompute
+        self.tells_output = tells_output
         self.passages: dict[int, Passage] = {}
         self.losses: list[Tensor] = []  # shares of the mean loss since they were last taken; last stage only
         self.agreements: list[Agreement] = []  # since they were last taken
@@ -159,6 +164,7 @@ class Stage:
                 product = output.detach()
             else:
                 product = self.loss.error(output, passage.batch) if passage.sends_error else None
+                passage.model_output = output.detach() if self.tells_output else None
                 output = self.loss(output, passage.batch)
                 self.losses.append(output.detach())
         if self.input_synthesizer is None:
@@ -174,7 +180,10 @@ class Stage:
         passage.predicted_input = predicted if self._keeps(passage, Kind.Q) else None
         inputs = cut(predicted, differentiable=passage.sends_gradient)
         output = call_preserved(self.piece.module, passage.batch.inputs, inputs)
-        self._hold(passage, inputs, output if self.loss is None else self.loss(output, passage.batch))
+        if self.loss is not None:
+            passage.model_output = output.detach() if self.tells_output else None
+            output = self.loss(output, passage.batch)
+        self._hold(passage, inputs, output)
 
     def _hold(self, passage: Passage, inputs: Tensor | None, output: Tensor) -> None:
         passage.activation = output.detach()
@@ -212,12 +221,17 @@ class Stage:
     def _synthesize(self, passage: Passage) -> Tensor:
         """The synthetic gradient of the step's mean loss, ready to be injected."""
         assert self.synthesizer is not None and passage.activation is not None
-        with torch.set_grad_enabled(self._keeps(passage, Kind.T)):
-            synthetic_grad = self.synthesizer.module(passage.activation, passage.batch.context)
-        passage.synthetic_grad = synthetic_grad if self._keeps(passage, Kind.T) else None
-        return synthetic_grad.detach().to(passage.activation.dtype) / passage.batch.count
+        keeps = self._keeps(passage, Kind.T)
+        with torch.set_grad_enabled(keeps):
+            answer = self.synthesizer.module.answer(passage.activation, passage.batch.context)
+        passage.answer = answer if keeps else None
+        if self.tells_output and answer.output is not None:
+            passage.model_output = answer.output.detach()
+        return answer.grad.detach().to(passage.activation.dtype) / passage.batch.count
 
     def _mixed(self, passage: Passage, received: Gradient | None) -> Tensor | None:
+        if received is not None and self.tells_output:
+            passage.model_output = received.output
         if received is None or self.mixing == 1.0:
             return None if received is None else received.values
         synthetic_grad = self._synthesize(passage)
@@ -245,7 +259,8 @@ class Stage:
         self._expect_finite([output.detach(), values, *gradients], cause)
         if leaf is None or not passage.sends_gradient:
             return None
-        return Gradient(torch.zeros_like(leaf) if values is None else values, passage.batch.count)
+        values = torch.zeros_like(leaf) if values is None else values
+        return Gradient(values, passage.batch.count, passage.model_output)
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -253,15 +268,17 @@ class Stage:
         """Teach the synthesizer, as it is now, on the held activation; the step's last T takes its optimizer step."""
         assert self.synthesizer is not None and passage.activation is not None
         synthesizer: Synthesizer = self.synthesizer.module
-        if received is None:  # it learns from nothing that others send
-            return
-        synthetic_grad = passage.synthetic_grad
-        if synthetic_grad is None:
-            synthetic_grad = synthesizer(passage.activation, passage.batch.context)
-        feedback = Feedback(received.values * received.count)
-        wrong = "target of the synthesizer, or its answer,"
-        self._teach(self.synthesizer, synthesizer.loss(synthetic_grad, feedback), passage, wrong)
-        self.agreements.append(agree(synthetic_grad.detach(), feedback.target_grad))
+        activation, context, answer = passage.activation, passage.batch.context, passage.answer
+        if answer is None:
+            answer = synthesizer.answer(activation, context)
+        feedback = Feedback()
+        if received is not None:
+            feedback = Feedback(received.values * received.count, received.output)
+        loss = synthesizer.learn(activation, answer, context, feedback)
+        if loss is not None:
+            self._teach(self.synthesizer, loss, passage, "target of the synthesizer, or its answer,")
+        if feedback.target_grad is not None:
+            self.agreements.append(agree(answer.grad.detach(), feedback.target_grad))
 
     def Q(self, passage: Passage, real: Tensor) -> None:
         """Teach the input synthesizer from the real input; the step's last Q takes its optimizer step."""

@@ -6,7 +6,7 @@ Legend: B examples, T time steps, D features, C channels, H height, W width; `sh
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +14,48 @@ from torch import Tensor, nn
 from synthgrad.core.batch import Context
 from synthgrad.core.errors import ContextError
 
-__all__ = ["Feedback", "InputSynthesizer", "Synthesizer"]
+__all__ = ["Answer", "Feedback", "InputSynthesizer", "Synthesizer"]
+
+
+class Answer(NamedTuple):
+    """What a synthesizer says of an activation.
+
+    Attributes:
+        grad: the synthetic gradient of the summed loss, of the activation's shape (B, ...).
+        output: the model's output as it predicts it, where the gradient was derived from such a prediction.
+        loss: the task's loss at that output, summed, a scalar.
+    """
+
+    grad: Tensor
+    output: Tensor | None = None
+    loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What the next stage has sent back.
+    """What the next stage has sent back; nothing, for a synthesizer that asks for nothing.
 
     Attributes:
         target_grad: gradient of the *summed* loss with respect to the activation, shape (B, ...). True where the next
             stage knew the truth, bootstrapped where it used a synthetic gradient of its own.
+        output: the model's output: true from the last stage, else as the next stage's synthesizer predicts it; None
+            where that one predicts none.
     """
 
-    target_grad: Tensor
+    target_grad: Tensor | None = None
+    output: Tensor | None = None
 
 
 class Synthesizer(nn.Module, ABC):
     """Predicts, for each row of an activation, the gradient of the summed loss. arXiv:1608.05343, section 2.
 
-    A subclass writes `forward`, and declares what differs from the defaults below. It is built by a factory that is
-    called with the shape of the activation at its cut, without the batch dimension.
+    A subclass writes `forward`, and declares what differs from the defaults below; one that predicts more than a
+    gradient writes `answer`. It is built by a factory that is called with the shape of the activation at its cut,
+    without the batch dimension.
 
     Attributes:
         needs: what it looks at besides the activation, out of `labels`, `index`, `error`.
-        feedback: what it learns from: `gradient`, or nothing.
+        feedback: what it learns from that the next stage must send, out of `gradient`, `output`; or nothing.
         classes: how many classes there are, where the labels it needs are class indices.
     """
 
@@ -49,13 +67,17 @@ class Synthesizer(nn.Module, ABC):
     def forward(self, activation: Tensor, context: Context) -> Tensor:
         """The synthetic gradient, of the activation's shape (B, ...)."""
 
-    def loss(self, synthetic_grad: Tensor, feedback: Feedback) -> Tensor:
-        """What the synthesizer minimizes, a scalar: the squared L2 distance to the target.
+    def answer(self, activation: Tensor, context: Context) -> Answer:
+        """The synthetic gradient, with what else was predicted on the way to it."""
+        return Answer(self(activation, context))
 
-        Summed over features and examples, never averaged: the mean over the examples of the step is taken outside, so
-        that the parts of a batch add up to the batch.
+    def learn(self, activation: Tensor, answer: Answer, context: Context, feedback: Feedback) -> Tensor | None:
+        """Learn from what came back: the loss that the optimizer shall minimize, a scalar; None if there is none.
+
+        By default the squared L2 distance to the target. Summed over features and examples, never averaged: the mean
+        over the examples of the step is taken outside, so that the parts of a batch add up to the batch.
         """
-        return squared_distance(synthetic_grad, feedback.target_grad)
+        return None if feedback.target_grad is None else squared_distance(answer.grad, feedback.target_grad)
 
     def check(self, context: Context) -> None:
         """Raise `ContextError` if a declared need is missing or out of range; called before anything has changed."""

@@ -12,6 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ Side = tuple[Callable[[], Any], list[Tensor], tuple[Tensor, ...], LocalEngine | 
 
 def _plain() -> Side:
     model, batch = _network(), random_batch(ROWS, WIDTH, CLASSES)
-    return plain_step(model, batch), list(model.parameters()), batch, None
+    return plain_step(model, repeat(batch)), list(model.parameters()), batch, None
 
 
 def _unlocked(*, recompute: bool = True) -> Side:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
-from synthgrad.core.synthesizers import LinearSynthesizer, ZeroSynthesizer
+from synthgrad.core.synthesizers import CriticSynthesizer, LinearSynthesizer, ZeroSynthesizer
 from synthgrad.experiments.bench.measurement import interleaved
-from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batch
+from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batches
 from synthgrad.models import fully_connected
 
 __all__ = ["run"]
@@ -34,6 +34,8 @@ def run(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
                 "zero": _decoupled(update_unlocked(), ZeroSynthesizer),
                 "cdni": _decoupled(update_unlocked(), conditioned),
                 "cdni_rank_64": _decoupled(update_unlocked(), partial(conditioned, rank=64)),
+                "sobolev": _decoupled(update_unlocked(), partial(CriticSynthesizer, classes=CLASSES)),
+                "local": _decoupled(update_unlocked(), partial(CriticSynthesizer, classes=CLASSES, learns=("labels",))),
                 "cdni_rank_16": _decoupled(update_unlocked(), partial(conditioned, rank=16)),
             },
             rounds,
@@ -46,10 +48,15 @@ def run(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _plain() -> Callable[[], Any]:
-    return plain_step(fully_connected(INPUTS, CLASSES), random_batch(ROWS, INPUTS, CLASSES))
+    return plain_step(fully_connected(INPUTS, CLASSES), random_batches(ROWS, INPUTS, CLASSES))
 
 
 def _decoupled(schedule: Schedule, synthesizer: Callable[..., Any] | None) -> Callable[[], Any]:
-    x, y = random_batch(ROWS, INPUTS, CLASSES)
-    net = decoupled_net(fully_connected(INPUTS, CLASSES), (x, y), schedule, synthesizer)
-    return lambda: net.step(x, target=y)
+    batches = random_batches(ROWS, INPUTS, CLASSES)
+    net = decoupled_net(fully_connected(INPUTS, CLASSES), next(batches), schedule, synthesizer)
+
+    def step() -> None:
+        x, y = next(batches)
+        net.step(x, target=y)
+
+    return step

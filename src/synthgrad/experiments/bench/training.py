@@ -1,7 +1,8 @@
 """What the benchmarks let run: a step of plain back-propagation, and one of our own, with the same optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from synthgrad.core.schedules import Schedule
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.models import layer_names
 
-__all__ = ["decoupled_net", "plain_step", "random_batch"]
+__all__ = ["decoupled_net", "plain_step", "random_batch", "random_batches"]
 
 _OPTIMIZER = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
@@ -22,11 +23,22 @@ def random_batch(rows: int, inputs: int, classes: int) -> tuple[Tensor, Tensor]:
     return torch.rand(rows, inputs), torch.randint(0, classes, (rows,))
 
 
-def plain_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
+def random_batches(rows: int, inputs: int, classes: int, *, count: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many batches, again and again.
+
+    Not one alone: it would soon be learned by heart, and gradients that vanish become denormal numbers, with which
+    some products of matrices take a hundred times as long. No real training goes there.
+    """
+    x, y = random_batch(rows * count, inputs, classes)
+    return cycle(list(zip(x.split(rows), y.split(rows), strict=True)))
+
+
+def plain_step(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     """A step of back-propagation, without our library."""
-    optimizer, (x, y) = _OPTIMIZER(model.parameters()), batch
+    optimizer = _OPTIMIZER(model.parameters())
 
     def step() -> None:
+        x, y = next(batches)
         functional.cross_entropy(model(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
