@@ -51,6 +51,7 @@ def net_of(
     *,
     at: list[str] | None = None,
     synthesizer: Callable[[tuple[int, ...]], Synthesizer] = LABELLED,
+    monitor: int = 200,
 ) -> sg.Decoupled:
     predicted = any(action.kind is sg.Kind.P for action in schedule.actions(3, 5))
     return sg.decouple(
@@ -61,6 +62,7 @@ def net_of(
         synthesizer=synthesizer,
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=schedule,
+        monitor=monitor,
         input_synthesizer=partial(sg.MLPInputSynthesizer, hidden=4) if predicted else None,
     )
 
@@ -215,7 +217,7 @@ def hooks_of(model: nn.Module) -> int:
 @schedules
 @pytest.mark.parametrize("synthesizer", [LinearSynthesizer, ZeroSynthesizer])
 def test_nothing_piles_up_over_fifty_steps(name: str, synthesizer: Callable[..., Synthesizer]) -> None:
-    net = net_of(SCHEDULES[name], Nested(), at=["blocks.0", "blocks.1"], synthesizer=synthesizer)
+    net = net_of(SCHEDULES[name], Nested(), at=["blocks.0", "blocks.1"], synthesizer=synthesizer, monitor=0)
     batches = [batch() for _ in range(5)]
     found = []
     for step in range(50):

@@ -8,6 +8,7 @@ __all__ = [
     "ShapeError",
     "ContextError",
     "NumericalError",
+    "TransportError",
 ]
 
 
@@ -47,3 +48,15 @@ class NumericalError(SynthgradError, ArithmeticError):
         super().__init__(message)
         self.stage = stage
         self.updated = updated
+
+
+class TransportError(SynthgradError, RuntimeError):
+    """Something between two processes did not come, came too late, or is not what the plan says.
+
+    Attributes:
+        edge: the ranks that send and receive; None where it concerns all of them.
+    """
+
+    def __init__(self, message: str, *, edge: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.edge = edge

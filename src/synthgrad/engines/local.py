@@ -1,19 +1,19 @@
 """The local engine: all stages in this process, products handed over in memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from synthgrad.core.actions import Action, Kind
+from synthgrad.core.actions import Action
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
 from synthgrad.core.events import ActionDone
-from synthgrad.core.plan import Line, Plan, line_of, readers
+from synthgrad.core.plan import Line, Plan, line_of
 from synthgrad.core.run import run
-from synthgrad.core.stage import Passage, Stage
+from synthgrad.core.stage import Stage
+from synthgrad.engines.passages import open_passages, take_agreement, take_loss
 
 __all__ = ["LocalEngine", "Mailbox", "Outcome"]
 
@@ -85,18 +85,21 @@ class LocalEngine:
         Raises:
             NumericalError: a value is not finite; the step is given up and may be tried again with another batch.
         """
-        self._open(list(batch.split(self.plan.schedule.microbatches)))
+        microbatches = list(batch.split(self.plan.schedule.microbatches))
+        open_passages(self.stages, self.plan, self.steps, microbatches)
         self._run(self.plan.lines(self.steps, since=self.since))
         self.steps += 1
-        losses, self.stages[-1].losses = self.stages[-1].losses, []
-        return Outcome(torch.stack(losses).sum() if losses else torch.tensor(float("nan")), self._take_agreement())
+        return Outcome(take_loss(self.stages[-1]), take_agreement(self.stages))
 
     def flush(self) -> dict[str, Agreement]:
         """Run the late actions that are still pending: before a checkpoint, and at the end; returns their agreement."""
         late = self.plan.flush(self.steps, since=self.since)
         self._run([line_of(action, self.plan) for action in late])
         self.since = self.steps
-        return self._take_agreement()
+        return take_agreement(self.stages)
+
+    def gather(self) -> None:
+        """Bring all stages' weights here, where they are already."""
 
     def abandon(self) -> None:
         """Give up what is under way, pending lessons included."""
@@ -111,36 +114,3 @@ class LocalEngine:
         except BaseException:
             self.abandon()
             raise
-
-    def _open(self, batches: list[Batch]) -> None:
-        """Open the passages of a step; gradients that somebody else has left at the weights are not the step's."""
-        for stage in self.stages:
-            stage.piece.forget()
-        last = self.stages[-1].index
-        for part, microbatch in enumerate(batches, start=self.steps * len(batches)):
-            asked = bool(readers(Action(last, Kind.F, part), self.plan))
-            for stage in self.stages:
-                kinds = self.plan.kinds(stage.index, part)
-                backward = self.plan.backward(stage.index, part)
-                stage.passages[part] = Passage(
-                    microbatch,
-                    self.steps,
-                    set(kinds),
-                    ends_step=microbatch is batches[-1],
-                    sends_gradient=backward is not None and bool(readers(backward, self.plan)),
-                    sends_error=asked and stage.index == last,
-                )
-
-    def _take_agreement(self) -> dict[str, Agreement]:
-        taken = {stage.name: _joined(stage.agreements) for stage in self.stages if stage.agreements}
-        for stage in self.stages:
-            stage.agreements = []
-        return taken
-
-
-def _joined(parts: list[Agreement]) -> Agreement:
-    """All rows of a step's microbatches."""
-    if len(parts) == 1:
-        return parts[0]
-    names = [field.name for field in fields(Agreement)]
-    return Agreement(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

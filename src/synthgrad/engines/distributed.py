@@ -1,0 +1,285 @@
+"""The distributed engine: each process runs the stages of its rank, and none waits but for what the plan says."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from synthgrad.core.agreement import Agreement
+from synthgrad.core.batch import Batch
+from synthgrad.core.errors import ScheduleError, TransportError
+from synthgrad.core.events import ActionDone
+from synthgrad.core.plan import Line, Plan, line_of
+from synthgrad.core.run import run
+from synthgrad.core.stage import Stage
+from synthgrad.engines.digest import digest_of_batch, digest_of_tensors
+from synthgrad.engines.local import Mailbox, Outcome
+from synthgrad.engines.message import News
+from synthgrad.engines.passages import open_passages, take_agreement, take_loss
+from synthgrad.engines.transport import ProcessTransport, edges_of
+
+__all__ = ["DistributedEngine", "spread", "world_size"]
+
+
+def world_size() -> int:
+    """How many processes work together: 1, unless `torch.distributed` has been initialized for more."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def spread(stages: int, world: int) -> tuple[int, ...]:
+    """For each stage its rank: neighbors together, and as equally many on each rank as can be.
+
+    Raises:
+        ScheduleError: more ranks than stages.
+
+    >>> spread(5, 2)
+    (0, 0, 0, 1, 1)
+    """
+    if world > stages:
+        raise ScheduleError(
+            f"{world} processes for {stages} stages: data parallel inside a stage is not there yet; start {stages} "
+            f"processes or fewer (torchrun --nproc-per-node), or cut the model at {world - 1} places"
+        )
+    return tuple(stage * world // stages for stage in range(stages))
+
+
+class DistributedEngine:
+    """Runs this rank's stages of a plan, step by step. Making it is collective: all ranks make it, of equal models.
+
+    Every rank calls `step`, `flush` and `gather` equally often, and with the same batches. After an error it is of no
+    more use: what was under way between the ranks is lost.
+
+    Args:
+        stages: of the whole plan, in order; those of other ranks are not run.
+        plan: of these stages, validated; `plan.ranks` says who runs which.
+        observe: told of every action that has ended here.
+        timeout: how many seconds to wait for another rank before giving up.
+
+    Attributes:
+        stages: those that this rank runs.
+
+    Raises:
+        TransportError: the ranks differ in versions, plan or weights.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        plan: Plan,
+        *,
+        observe: Callable[[ActionDone], None] | None = None,
+        timeout: float = 300.0,
+    ) -> None:
+        self.rank = dist.get_rank()
+        self.plan = plan
+        self.whole = list(stages)
+        self.stages = [stage for stage in stages if plan.ranks[stage.index] == self.rank]
+        self.observe = observe
+        self.steps = 0  # steps done
+        self.since = 0  # the step of the last flush: nothing older is pending
+        self.failed: str | None = None  # why, if so
+        with _together(f"rank {self.rank} making its engine", timeout):
+            self.group: Any = dist.new_group(timeout=timedelta(seconds=timeout), backend="gloo")
+            _expect_same(self.whole, plan, self.group)
+            edges = edges_of(windows(plan), timeout)
+        self.timeout = timeout
+        self._stream = torch.Generator().manual_seed((torch.initial_seed() + 1 + self.rank) % 2**63).get_state()
+        self.transport = ProcessTransport(self.rank, plan.ranks, edges)
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """What has come, or was made here, and still waits for its readers here."""
+        return self.transport.mailbox
+
+    def step(self, batch: Batch) -> Outcome:
+        """Run this rank's part of one step.
+
+        Returns:
+            `loss`: of this step where the last stage is, elsewhere the newest that has arrived; it comes with
+            gradients, so it is NaN before the first of them. `agreement`: of the cuts behind this rank's stages.
+
+        Raises:
+            NumericalError: a value is not finite; names the stages of this rank updated before.
+            TransportError: see `ProcessTransport`; or an earlier step has failed.
+        """
+        self._expect_working()
+        microbatches = list(batch.split(self.plan.schedule.microbatches))
+        open_passages(self.stages, self.plan, self.steps, microbatches)
+        lines = self.plan.lines(self.steps, since=self.since)
+        self._run(lines, digest_of_batch(batch))
+        if self.plan.ranks[self.plan.last] == self.rank:
+            loss = take_loss(self.stages[-1])
+            self.transport.tell(News(self.steps, float(loss)))
+        else:
+            loss = torch.tensor(self.transport.news.loss)
+        self.steps += 1
+        return Outcome(loss, take_agreement(self.stages))
+
+    def flush(self) -> dict[str, Agreement]:
+        """Run the late actions that are still pending here, and see that all that was sent has gone.
+
+        Before a checkpoint, and at the end; returns their agreement.
+        """
+        self._expect_working()
+        late = self.plan.flush(self.steps, since=self.since)
+        self._run([line_of(action, self.plan) for action in late])
+        self.transport.settle()
+        self.since = self.steps
+        return take_agreement(self.stages)
+
+    def gather(self) -> None:
+        """Bring all stages' weights and buffers, and the newest loss, to all ranks; collective.
+
+        Before it, a rank holds other ranks' stages as they were at the last one, or at the start.
+        """
+        self._expect_working()
+        self.transport.settle()
+        news = torch.tensor(self.transport.news, dtype=torch.float64)
+        with _together(f"rank {self.rank}, step {self.steps}, gathering", self.timeout):
+            for stage in self.whole:
+                for tensor in _state(stage):
+                    self._bring(tensor, self.plan.ranks[stage.index])
+            self._bring(news, self.plan.ranks[self.plan.last])
+        step, loss = news.tolist()
+        self.transport.tell(News(int(step), loss))
+
+    def _bring(self, tensor: Tensor, source: int) -> None:
+        value = tensor.cpu().contiguous()
+        dist.broadcast(value, source, self.group)
+        if source != self.rank:
+            tensor.copy_(value)
+
+    def abandon(self) -> None:
+        """Give up what is under way, and tell the other ranks; the engine is of no more use."""
+        self._give_up("abandoned by its user")
+
+    def close(self) -> None:
+        """Give the process groups back, when all that was sent has gone; `dist.destroy_process_group()` does so too."""
+        if self.failed is None:
+            self.transport.settle()
+            self.failed = "closed"
+        ends = [*self.transport.outgoing.values(), *self.transport.incoming.values()]
+        for group in [self.group, *(end.edge.group for end in ends)]:
+            dist.destroy_process_group(group)
+
+    def _run(self, lines: Sequence[Line], digest: int | None = None) -> None:
+        own = [line for line in lines if self.plan.ranks[line.action.stage] == self.rank]
+        try:
+            if digest is not None:
+                self.transport.begin(self.steps, digest, lines)
+            with self._own_stream():
+                run(own, {stage.index: stage for stage in self.stages}, self.transport, self.observe)
+        except BaseException as error:
+            self._give_up(f"{type(error).__name__}: {error}")
+            raise
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Stages draw random numbers from a stream of their rank.
+
+        So the stream that all ranks have in common goes on alike, and with it the order of the data; and dropout of two
+        stages has not the same mask.
+        """
+        common = torch.get_rng_state()
+        torch.set_rng_state(self._stream)
+        try:
+            yield
+        finally:
+            self._stream = torch.get_rng_state()
+            torch.set_rng_state(common)
+
+    def _give_up(self, reason: str) -> None:
+        self.failed = reason
+        self.transport.say_farewell(reason)
+        self.transport.mailbox.clear()
+        for stage in self.stages:
+            stage.abandon()
+
+    def _expect_working(self) -> None:
+        if self.failed is not None:
+            raise TransportError(
+                f"rank {self.rank} gave up in step {self.steps} ({self.failed}), and what was under way between the "
+                f"ranks is lost; start all ranks anew, from the last checkpoint"
+            )
+
+
+@contextmanager
+def _together(what: str, timeout: float) -> Iterator[None]:
+    """What all ranks do together: a rank that does not come, or dies, is told as our error."""
+    try:
+        yield
+    except TransportError:
+        raise
+    except RuntimeError as error:
+        raise TransportError(
+            f"{what}: a rank is gone, or did not come within {timeout:g} s ({str(error).splitlines()[0]}); look for "
+            f"the first error of the others, and see that all ranks call decouple, step, flush and gather equally often"
+        ) from error
+
+
+def windows(plan: Plan) -> Counter[tuple[int, int]]:
+    """For each ordered pair of ranks between which something may travel, how many messages may be under way at once.
+
+    As many as the steps send that a target may be late. With fewer, a rank could wait to send while others wait for
+    what it would do after that; with so many, it has done all that they can wait for: it is a whole step further.
+    """
+    links = [(stage, stage + 1) for stage in range(plan.last)]
+    links += [(after, before) for before, after in links]
+    links += [(plan.last, stage) for stage, one in enumerate(plan.stages) if "error" in one.needs]
+    ends = ((plan.ranks[source], plan.ranks[target]) for source, target in links)
+    pairs = Counter(pair for pair in ends if pair[0] != pair[1])
+    longest = plan.schedule.microbatches * (plan.schedule.lateness + 1)
+    return Counter({pair: number * longest for pair, number in pairs.items()})
+
+
+def _state(stage: Stage) -> list[Tensor]:
+    """All that changes in a stage while it learns, optimizers apart; in the same order on every rank."""
+    found = [parameter.detach() for learner in stage.learners for parameter in learner.parameters]
+    return found + [buffer for learner in stage.learners for buffer in learner.module.buffers()]
+
+
+def _all(stage: Stage) -> Iterator[Tensor]:
+    """Also what does not change."""
+    for learner in stage.learners:
+        yield from learner.module.state_dict().values()
+
+
+def _expect_same(stages: Sequence[Stage], plan: Plan, group: Any) -> None:
+    """Raise `TransportError` where the ranks differ in what must be the same; collective."""
+    schedule = f"{plan.schedule.name} {plan.schedule.text(len(plan.stages), plan.schedule.lateness + 2)}"
+    declared = [
+        (one.synthesizer, sorted(one.needs), sorted(one.feedback), one.input_synthesizer) for one in plan.stages
+    ]
+    remedy = "run the same script on all ranks"
+    rows = {
+        "the version of synthgrad or torch": _crc(f"{version('synthgrad')} {torch.__version__}"),
+        "the schedule": _crc(schedule),
+        "the stages": _crc(f"{plan.ranks} {[stage.name for stage in stages]} {declared}"),
+    }
+    _compare(rows, group, remedy)
+    weights = {f"the initial weights of stage {s.index} ({s.name})": digest_of_tensors(_all(s)) for s in stages}
+    _compare(weights, group, "call torch.manual_seed with the same seed on all ranks before the model is made")
+
+
+def _compare(rows: dict[str, int], group: Any, remedy: str) -> None:
+    mine = torch.tensor(list(rows.values()))
+    found = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine, group)
+    for what, place in zip(rows, range(len(mine)), strict=True):
+        digests = [int(row[place]) for row in found]
+        if different := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+            raise TransportError(
+                f"ranks {different} differ from rank 0 in {what}: got digests "
+                f"{', '.join(f'{digest:08x}' for digest in digests)}, expected the same on all; {remedy}"
+            )
+
+
+def _crc(text: str) -> int:
+    return zlib.crc32(text.encode())

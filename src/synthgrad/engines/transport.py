@@ -1,0 +1,315 @@
+"""A transport between processes, over `torch.distributed` with gloo.
+
+What an action made goes to each rank that waits for it in one message, on the edge between the two ranks: one
+direction, one process group, first in first out. The receiver knows from the plan what comes next, and keeps what it is
+not asked for yet in a mailbox, the one that also serves the readers on its own rank.
+
+    sender                            edge 0 -> 1                          receiver
+    send: waits only for the message  | frame | frame |  posted ahead:     receive: takes messages off the edge
+    that went `window` before              in flight     `window` buffers  until the one asked for is there
+
+Why frames fit. gloo delivers a message only into a buffer that has been posted, and one that is too small for its
+message ends the process; so buffers are posted before their messages are known, as large as the largest message so far.
+Both sides count alike: the buffer of message n was posted when message n - window had been taken. What does not fit
+goes in two parts, of which the second is posted when the header has come.
+
+Why every handle is waited for. gloo drops a message whose handle is dropped before it has gone, and says of none that
+it has gone before its handle is waited for.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from synthgrad.core.actions import Action
+from synthgrad.core.errors import TransportError
+from synthgrad.core.plan import Line
+from synthgrad.engines.local import Mailbox
+from synthgrad.engines.message import HEADER_BYTES, TEXT_BYTES, Header, News, farewell, pack, product, read_header
+
+__all__ = ["Edge", "ProcessTransport", "edges_of"]
+
+WHOLE, REST = 0, 1  # tags: of a frame or its header, and of the rest of a frame that did not fit
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One direction between two ranks.
+
+    Attributes:
+        source: the rank that sends.
+        target: the rank that receives.
+        group: a process group of these two, for this edge alone.
+        window: how many messages may be on their way; the same on both sides.
+        timeout: how long to wait, in seconds.
+    """
+
+    source: int
+    target: int
+    group: Any  # dist.ProcessGroup; on other ranks torch gives a number
+    window: int
+    timeout: float
+
+    def __str__(self) -> str:
+        return f"rank {self.source} -> rank {self.target}"
+
+    def wait(self, work: dist.Work) -> None:
+        """Until the work is done. Raises `RuntimeError` if it fails or takes too long; the edge is then of no use."""
+        work.wait(timedelta(seconds=self.timeout))
+
+
+class _Outgoing:
+    """The end of an edge at which this rank sends."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.unfinished: deque[tuple[list[dist.Work], Tensor]] = deque()  # gloo needs handle and frame until it is done
+        self._sizes: deque[int] = deque()  # of the messages for which the buffers have not grown yet
+        self._capacity = HEADER_BYTES + TEXT_BYTES
+
+    def put(self, frame: Tensor) -> None:
+        if len(self.unfinished) >= self.edge.window:
+            self.finish_one()
+        self.post(frame)
+
+    def post(self, frame: Tensor) -> None:
+        """Without looking at how many are on their way."""
+        if len(self._sizes) == self.edge.window:
+            self._capacity = max(self._capacity, self._sizes.popleft())
+        self._sizes.append(len(frame))
+        parts = [frame] if len(frame) <= self._capacity else [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
+        works = [_posted(dist.isend(part, self.edge.target, self.edge.group, tag)) for tag, part in enumerate(parts)]
+        self.unfinished.append((works, frame))
+
+    def finish_one(self) -> None:
+        works, _ = self.unfinished[0]
+        for work in works:
+            self.edge.wait(work)
+        self.unfinished.popleft()
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A message that the plan says will come."""
+
+    action: Action
+    step: int
+    digest: int
+    readers: tuple[Action, ...]
+
+
+class _Incoming:
+    """The end of an edge at which this rank receives."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.expected: deque[_Expected] = deque()
+        self.posted: deque[tuple[dist.Work | RuntimeError, Tensor]] = deque()
+        self.last: Header | None = None
+        self._capacity = HEADER_BYTES + TEXT_BYTES
+        for _ in range(edge.window):
+            self._post()
+
+    def take(self) -> tuple[Header, Tensor]:
+        """The next message's header, and its content as bytes."""
+        work, frame = self.posted.popleft()
+        if isinstance(work, RuntimeError):
+            raise work
+        self.edge.wait(work)
+        header = self.last = read_header(frame)
+        size = HEADER_BYTES + header.content
+        content = frame[HEADER_BYTES:size]
+        if size > len(frame):
+            content = torch.empty(header.content, dtype=torch.uint8)
+            self.edge.wait(_posted(dist.irecv(content, self.edge.source, self.edge.group, REST)))
+        self._capacity = max(self._capacity, size)
+        self._post()
+        return header, content
+
+    def _post(self) -> None:
+        frame = torch.empty(self._capacity, dtype=torch.uint8)
+        try:
+            work = _posted(dist.irecv(frame, self.edge.source, self.edge.group, WHOLE))
+        except RuntimeError as error:  # a peer that has ended: no fault until something is asked of it
+            work = error
+        self.posted.append((work, frame))
+
+
+def _posted(work: dist.Work | None) -> dist.Work:
+    assert work is not None  # None: this rank is not in the group
+    return work
+
+
+@dataclass
+class _Step:
+    """The step that is being run."""
+
+    number: int = -1
+    digest: int = 0
+    news: News = field(default_factory=News)
+
+
+class ProcessTransport:
+    """Carries products to the actions of this rank, and of others.
+
+    Args:
+        rank: this process.
+        ranks: `ranks[stage]`, the rank that holds the stage.
+        edges: all of the plan, or those that begin or end here.
+    """
+
+    def __init__(self, rank: int, ranks: Sequence[int], edges: Iterable[Edge]) -> None:
+        edges = list(edges)
+        self.rank, self.ranks = rank, tuple(ranks)
+        self.mailbox = Mailbox()
+        self.outgoing = {edge.target: _Outgoing(edge) for edge in edges if edge.source == rank}
+        self.incoming = {edge.source: _Incoming(edge) for edge in edges if edge.target == rank}
+        self.step = _Step()
+
+    @property
+    def news(self) -> News:
+        """The newest loss that this rank has heard of."""
+        return self.step.news
+
+    def tell(self, news: News) -> None:
+        """Pass the news on with whatever is sent, if they are new."""
+        self.step.news = max(self.step.news, news, key=lambda one: one.step)
+
+    def begin(self, step: int, digest: int, lines: Iterable[Line]) -> None:
+        """A step begins: what other ranks will send is known from its lines, those of all ranks."""
+        self.step.number, self.step.digest = step, digest
+        for action, _, readers in lines:
+            source = self.ranks[action.stage]
+            here = tuple(reader for reader in readers if self.ranks[reader.stage] == self.rank)
+            if here and source != self.rank:
+                self.incoming[source].expected.append(_Expected(action, step, digest, here))
+
+    # ---- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, action: Action, product: Any, to: tuple[Action, ...]) -> None:
+        """Hand over what the action made: one message for each rank that holds a reader. Waits only for older ones.
+
+        Raises:
+            TransportError: an older message was not taken in time, or the other rank is gone.
+        """
+        targets = sorted({self.ranks[reader.stage] for reader in to})
+        if self.rank in targets:
+            self.mailbox.send(action, product, tuple(reader for reader in to if self.ranks[reader.stage] == self.rank))
+        away = [target for target in targets if target != self.rank]
+        if away:
+            frame = pack(action, product, step=self.step.number, digest=self.step.digest, news=self.step.news)
+            for target in away:
+                end = self.outgoing[target]
+                self._watched(end.edge, lambda end=end: end.put(frame), f"sending {action}")
+
+    def settle(self) -> None:
+        """Wait until all that was sent has gone. Raises `TransportError` as `send`."""
+        for end in self.outgoing.values():
+            while end.unfinished:
+                self._watched(end.edge, end.finish_one, "waiting until all that was sent has been taken")
+
+    def say_farewell(self, reason: str) -> None:
+        """Tell all who wait for this rank that it has given up; nobody is waited for."""
+        for end in self.outgoing.values():
+            with suppress(RuntimeError):
+                end.post(farewell(max(self.step.number, 0), reason))
+
+    # ---- receiving ---------------------------------------------------------------------------------------------------
+
+    def receive(self, action: Action, *, by: Action) -> Any:
+        """What the action made, for `by`, which gets it once.
+
+        Raises:
+            TransportError: it does not come in time, or is not what comes, or the other rank is gone or has given up.
+        """
+        source = self.ranks[action.stage]
+        while source != self.rank and action not in self.mailbox.products:
+            self._fetch(self.incoming[source], action, by)
+        return self.mailbox.receive(action, by=by)
+
+    def _fetch(self, end: _Incoming, action: Action, by: Action) -> None:
+        """Take the next message off the edge, put it into the mailbox."""
+        doing = f"waiting for {action}, which {by} needs"
+        if not end.expected:
+            raise self._error(end.edge, doing, "the plan has no more messages there", "run `begin` with all its lines")
+        header, content = self._watched(end.edge, end.take, doing)
+        if header.action is None:
+            raise self._error(
+                end.edge,
+                doing,
+                f"rank {end.edge.source} has given up: {product(header, content)}",
+                "start all ranks anew",
+            )
+        expected = end.expected.popleft()
+        self._expect(end.edge, header, expected, doing)
+        self.tell(header.news)
+        self.mailbox.send(expected.action, product(header, content), expected.readers)
+
+    def _expect(self, edge: Edge, header: Header, expected: _Expected, doing: str) -> None:
+        got, planned = (header.action, header.step), (expected.action, expected.step)
+        if got != planned:
+            raise self._error(
+                edge,
+                doing,
+                f"got {got[0]} of step {got[1]}, expected {planned[0]} of step {planned[1]}",
+                "run the same script on all ranks, and call step and flush equally often",
+            )
+        if header.digest != expected.digest:
+            raise self._error(
+                edge,
+                doing,
+                f"the ranks hold different batches in step {expected.step}: got one of digest {header.digest:08x}, "
+                f"expected {expected.digest:08x} as here",
+                "iterate the same data in the same order on all ranks: shuffle with a generator seeded alike",
+            )
+
+    # ---- faults ------------------------------------------------------------------------------------------------------
+
+    def _watched(self, edge: Edge, act: Callable[[], Any], doing: str) -> Any:
+        """Do it; whatever goes wrong on the edge is told with its name and what was being done."""
+        begun = time.monotonic()
+        try:
+            return act()
+        except TransportError as error:  # a header that cannot be read
+            raise self._error(edge, doing, str(error), "run the same versions on all ranks") from None
+        except RuntimeError as error:
+            peer = edge.target if edge.source == self.rank else edge.source
+            seconds = time.monotonic() - begun
+            late = seconds >= edge.timeout
+            fault = f"nothing came or went for {seconds:.1f} s" if late else f"rank {peer} is gone, or has given up"
+            remedy = f"look for the first error of rank {peer}; end every rank with net.flush() or net.gather()"
+            if late:
+                remedy = f"see whether rank {peer} runs the same script, or give it more time than {edge.timeout:g} s"
+            raise self._error(edge, doing, fault, remedy) from error
+
+    def _error(self, edge: Edge, doing: str, fault: str, remedy: str) -> TransportError:
+        last = self.incoming[edge.source].last if edge.source in self.incoming and edge.target == self.rank else None
+        return TransportError(
+            f"{edge}, step {self.step.number}, {doing}: {fault}; the last header there: {last or 'none'}; "
+            f"{self.depths(edge)}; {remedy}",
+            edge=(edge.source, edge.target),
+        )
+
+    def depths(self, edge: Edge) -> str:
+        """What stands in the queues of an edge, in words."""
+        if edge.source == self.rank:
+            return f"messages not known to have gone: {len(self.outgoing[edge.target].unfinished)} of {edge.window}"
+        end = self.incoming[edge.source]
+        return f"messages expected: {len(end.expected)}, buffers posted: {len(end.posted)}, held: {len(self.mailbox)}"
+
+
+def edges_of(pairs: Mapping[tuple[int, int], int], timeout: float) -> list[Edge]:
+    """An edge for each ordered pair of ranks, with its window; every rank of the world must call it alike."""
+    limit = timedelta(seconds=timeout)
+    return [
+        Edge(source, target, dist.new_group([source, target], timeout=limit, backend="gloo"), window, timeout)
+        for (source, target), window in sorted(pairs.items())
+    ]
