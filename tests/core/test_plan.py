@@ -214,6 +214,14 @@ def test_a_lesson_without_feedback_waits_for_nobody() -> None:
     validate(written("0F0 0S0 0T0 0U0 1F0 1B0 1U0", (Declaration(feedback=frozenset()), NONE)))
 
 
+def test_a_lesson_behind_the_one_that_ends_its_step_is_refused() -> None:
+    forward, lessons = "0F0 0S0 0F1 0S1 0U1 1F0 1B0 1F1 1B1 1U1", ("0T0 0T1", "0T1 0T0")
+    stages = (Declaration(), NONE)
+    validate(written(f"{forward} {lessons[0]}", stages, microbatches=2))
+    marked, said = refusal(written(f"{forward} {lessons[1]}", stages, microbatches=2))
+    assert marked == "0T0" and "stands behind 0T1, after which the step's lessons are over" in said
+
+
 def test_an_action_that_comes_a_step_too_late_is_refused_unless_it_is_a_lesson() -> None:
     def order(stages: int, step: int) -> list[Action]:
         return [*parse_actions(f"0F{step} 0S{step} 0U{step}"), *(parse_actions(f"1F{step - 1}") if step else [])]

@@ -177,7 +177,9 @@ def test_only_cuts_with_a_synthesizer_are_measured_and_stages_without_weights_ar
     x, y = batch()
     assert list(stirred(net).probe(x, target=y)) == ["0", "1", "2"]
     assert net.probe(x, target=y)["1"].as_dict()["parameter_cosine"] == 0.0  # Tanh alone: nothing to train
-    plain = sg.decouple(model_of(), at=AT, sample=batch(), loss=functional.cross_entropy, optimizer=SGD)
+    plain = sg.decouple(
+        model_of(), at=AT, sample=batch(), loss=functional.cross_entropy, optimizer=SGD, synthesizer=None
+    )
     assert plain.probe(x, target=y) == {}
 
 

@@ -13,11 +13,14 @@ from synthgrad.core.schedules import (
     Schedule,
     backprop,
     eager,
+    error_broadcast,
     forward_unlocked,
     gpipe,
     one_f_one_b,
     sporadic,
+    true_every,
     update_unlocked,
+    warm_up,
 )
 
 HERE = Path(__file__).parent
@@ -33,7 +36,11 @@ SCHEDULES: dict[str, Schedule] = {
     "update_unlocked_microbatches_2": update_unlocked(microbatches=2),
     "forward_unlocked_0": forward_unlocked(0),
     "forward_unlocked_1": forward_unlocked(1),
+    "error_broadcast": error_broadcast(),
+    "error_broadcast_microbatches_2": error_broadcast(microbatches=2),
     "sporadic_seed_7": sporadic(0.5, seed=7),
+    "warm_up_1": warm_up(1, update_unlocked()),
+    "true_every_2_microbatches_2": true_every(2, update_unlocked(microbatches=2)),
 }
 
 

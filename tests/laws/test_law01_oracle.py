@@ -60,6 +60,25 @@ def test_update_unlocked_with_an_oracle_is_back_propagation_bit_for_bit(
     assert equal(net.plain, plain)
 
 
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        sg.warm_up(0, sg.update_unlocked()),
+        sg.warm_up(3, sg.update_unlocked()),
+        sg.true_every(2, sg.update_unlocked()),
+        sg.warm_up(2, sg.true_every(3, sg.update_unlocked())),
+    ],
+    ids=lambda s: s.name,
+)
+def test_with_an_oracle_it_does_not_matter_which_steps_are_true(optimizer: Optimizer, schedule: sg.Schedule) -> None:
+    model = perceptron(4, batch_norm=True)
+    plain = copy.deepcopy(model)
+    train(decoupled(model, schedule, oracles(model), optimizer), batches(STEPS, 16))
+    train_plain(plain, batches(STEPS, 16), optimizer)
+    assert equal(model, plain)
+
+
 @pytest.mark.parametrize("schedule", [sg.backprop(), sg.gpipe(1), sg.one_f_one_b(1)], ids=lambda s: s.name)
 def test_locked_schedules_are_back_propagation_bit_for_bit_at_any_count(schedule: sg.Schedule) -> None:
     model = perceptron(4, batch_norm=True)

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
+from synthgrad.core.errors import ScheduleError
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
     eager,
+    error_broadcast,
     forward_unlocked,
     from_text,
     gpipe,
@@ -110,6 +112,39 @@ def test_direct_feedback_alignment_is_update_locked_for_it_needs_the_outputs_err
     assert list(stage_locks(plan)) == [UPDATE, FORWARD | UPDATE, FORWARD]
     unlocked = Plan(schedule, (Declaration(), Declaration(), LAST))  # the same actions, with learned synthesizers
     assert list(stage_locks(unlocked)) == [FREE, FORWARD, FORWARD]
+
+
+BROADCAST = [error_broadcast(microbatches=parts) for parts in (1, 3)]
+
+
+@pytest.mark.parametrize("stages", range(1, 6))
+@pytest.mark.parametrize("schedule", [*BROADCAST, *map(eager, BROADCAST)], ids=lambda schedule: schedule.name)
+def test_where_the_error_is_broadcast_nobody_waits_for_a_backward_pass(schedule: Schedule, stages: int) -> None:
+    plan = Plan(schedule, (*[FEEDBACK_ALIGNMENT] * (stages - 1), LAST))
+    validate(plan)
+    assert list(stage_locks(plan)) == chain(UPDATE, FORWARD | UPDATE, FORWARD, stages)
+    assert locks(plan) == (FORWARD | UPDATE if stages > 1 else FREE)
+
+
+@pytest.mark.parametrize("stages", range(2, 6))
+@pytest.mark.parametrize("schedule", BROADCAST, ids=lambda schedule: schedule.name)
+def test_a_learned_synthesizer_under_the_broadcast_waits_for_its_input_alone(schedule: Schedule, stages: int) -> None:
+    for learned in range(stages - 1):
+        declared = [FEEDBACK_ALIGNMENT] * (stages - 1) + [LAST]
+        declared[learned] = Declaration()
+        expected = chain(UPDATE, FORWARD | UPDATE, FORWARD, stages)
+        expected[learned] -= UPDATE
+        plan = Plan(schedule, tuple(declared))
+        validate(plan)
+        assert list(stage_locks(plan)) == expected
+
+
+@pytest.mark.parametrize("schedule", [update_unlocked(), sporadic(1.0)], ids=lambda schedule: schedule.name)
+def test_a_schedule_that_asks_for_the_error_too_early_is_told_of_the_broadcast(schedule: Schedule) -> None:
+    with pytest.raises(ScheduleError, match=r"0S0: stands before 2F0, which it needs; .* use error_broadcast\(\)"):
+        validate(Plan(schedule, (FEEDBACK_ALIGNMENT, FEEDBACK_ALIGNMENT, LAST)))
+    with pytest.raises(ScheduleError, match="0S0: stands before 0F0, which it needs\n"):  # no error in the case
+        validate(Plan(from_text("0S0 0F0 0U0 1F0 1B0 1U0"), (Declaration(), LAST)))
 
 
 @pytest.mark.parametrize("stages", range(2, 6))
@@ -244,6 +279,9 @@ def plans(draw: st.DrawFn) -> Plan:
                 if wanted:
                     target = upstream if lesson is Kind.Q else received if feedback else set()
                     before[mine[lesson]] = set() if lateness else {learn} | target
+                    before[mine[lesson]] |= {
+                        Action(stage, lesson, p) for p in range(part)
+                    }  # the last one ends the step
                     late.add(mine[lesson])
     order = linear_extension(before, draw(st.permutations(sorted(before))))
     written = from_text(format_actions(order), microbatches=parts)
@@ -285,7 +323,10 @@ def test_locks_do_not_depend_on_which_rank_holds_which_stage(plan: Plan, data: s
 @pytest.mark.parametrize("stages", range(1, 5))
 @pytest.mark.parametrize(
     "schedule",
-    [backprop(teach=True), gpipe(3), one_f_one_b(3), *UPDATE_UNLOCKED, *FORWARD_UNLOCKED, sporadic(0.5, seed=7)],
+    [
+        *(backprop(teach=True), gpipe(3), one_f_one_b(3), sporadic(0.5, seed=7)),
+        *(*UPDATE_UNLOCKED, *FORWARD_UNLOCKED, *BROADCAST),
+    ],
     ids=lambda schedule: schedule.name,
 )
 def test_the_locks_of_the_builders_too_are_those_of_the_definition(schedule: Schedule, stages: int) -> None:

@@ -1,15 +1,19 @@
 """How well a synthetic gradient agrees with another one.
 
 Agreement compares it with the target that its synthesizer regresses to, and is free; alignment compares it with the
-true gradient, and costs a full pass (see `probe`).
+true gradient, and costs a full pass (see `probe`). The monitor looks at agreement, and warns where there is none.
 """
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
-__all__ = ["Agreement", "Alignment", "agree"]
+from synthgrad.core.errors import SynthgradError
+
+__all__ = ["Agreement", "Alignment", "Monitor", "agree"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,74 @@ def agree(synthetic_grad: Tensor, target_grad: Tensor) -> Agreement:
     ours, theirs = (gradient.flatten(1) for gradient in (synthetic_grad, target_grad))  # (B, D)
     norms, other_norms = (torch.linalg.vector_norm(rows, dim=1) for rows in (ours, theirs))
     return Agreement(torch.linalg.vecdot(ours, theirs), norms, other_norms)
+
+
+class Monitor:
+    """Warns, once for each cut, that its synthetic gradients have pointed away from their targets for two windows.
+
+    It waits for a device once a window, and holds no more than the row sums of a few steps.
+
+    Args:
+        window: over how many lessons of a cut the cosine is averaged; 0: it looks at nothing.
+
+    Raises:
+        SynthgradError: a negative window.
+    """
+
+    def __init__(self, window: int) -> None:
+        if window < 0:
+            raise SynthgradError(f"monitor={window}: expected over how many steps to look, or 0 for not at all")
+        self.window = window
+        self._watches: dict[str, _Watch] = {}
+
+    def see(self, agreement: Mapping[str, Agreement]) -> None:
+        """Take note of a step's agreement, by cut; warn with a `UserWarning` when two windows in a row were bad."""
+        if not self.window:
+            return
+        for name, seen in agreement.items():
+            watch = self._watches.setdefault(name, _Watch())
+            watch.seen.append(seen)
+            watch.lessons += 1
+            full = watch.lessons == self.window
+            if full or len(watch.seen) == TOGETHER:
+                watch.add_up()
+            if full:
+                self._judge(name, watch)
+
+    def _judge(self, name: str, watch: "_Watch") -> None:
+        assert watch.total is not None
+        before, now = watch.before, float(watch.total) / self.window
+        watch.before, watch.total, watch.lessons = now, None, 0
+        if before is None or before >= 0 or now >= 0 or watch.warned:
+            return
+        watch.warned = True
+        warnings.warn(
+            f"cut {name!r}: synthetic gradients point away from their targets, with a cosine of "
+            f"{(before + now) / 2:.2g} in the mean of the last {2 * self.window} lessons, expected above 0; give the "
+            f"synthesizer labels, wrap it in Replay, lower the learning rate below the cut, or take another signal, "
+            f"say a CriticSynthesizer (monitor=0 looks away)",
+            UserWarning,
+            stacklevel=4,  # whoever called `step`
+        )
+
+
+TOGETHER = 20  # agreements whose cosine is worked out at once: what takes time is the calls, not the rows
+
+
+@dataclass
+class _Watch:
+    """One cut: in this window the sum of the cosines, and agreements not yet in it; the mean of the window before."""
+
+    seen: list[Agreement] = field(default_factory=list)
+    total: Tensor | None = None
+    lessons: int = 0
+    before: float | None = None
+    warned: bool = False
+
+    def add_up(self) -> None:
+        """Add the mean cosine of all rows at hand, for each lesson; nothing is read."""
+        here = self.seen[-1].norms.device
+        rows = [torch.cat([getattr(seen, figure.name).to(here) for seen in self.seen]) for figure in fields(Agreement)]
+        added = Agreement(*rows).cosine * len(self.seen)
+        self.total = added if self.total is None else self.total.to(here) + added
+        self.seen = []

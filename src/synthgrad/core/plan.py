@@ -217,6 +217,9 @@ def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dic
         return "stands twice; one action of a kind for each stage and microbatch"
     if fault := _misplaced(action, plan, step):
         return fault
+    last = Action(stage, kind, (microbatch // plan.schedule.microbatches + 1) * plan.schedule.microbatches - 1)
+    if kind in (Kind.T, Kind.Q) and last in done:
+        return f"stands behind {last}, after which the step's lessons are over; put it before"
     declared = plan.stages[stage]
     if kind in BACKWARD and declared.input_synthesizer and Kind.P not in plan.kinds(stage, microbatch):
         return f"stage {stage} has an input synthesizer, but no {stage}P{microbatch}; use forward_unlocked(), or none"
@@ -231,7 +234,8 @@ def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dic
         needed.append(Action(stage, Kind.I, microbatch))
     for other in needed:
         if other not in done:
-            return f"stands before {other}, which it needs"
+            remedy = "; the output's error comes from there: use error_broadcast()"
+            return f"stands before {other}, which it needs{remedy if kind is Kind.S and other.stage != stage else ''}"
     if kind in BACKWARD and any(Action(stage, other, microbatch) in done for other in BACKWARD):
         return "back-propagates a second time through what was freed by the first; leave one of them out"
     if kind is Kind.U and not unused[stage]:

@@ -3,6 +3,7 @@
     backprop()           0F0 1F0 1B0 0B0 0U0 1U0
     update_unlocked()    0F0 0S0 0U0 1F0 1B0 1U0         and, in the next step, right after 0F1:  0T0
     forward_unlocked()   0F0 0S0 0U0 1P0 1B0 1U0 1F0     and, in the next step:  0F1 0T0 .. 1Q0 1P1
+    error_broadcast()    0F0 1F0 0S0 1B0 0U0 1U0 0T0
 
 A schedule is a pure function of the step, so a run can be resumed anywhere and even the random one can be replayed.
 The order of one stage's actions is that stage's program; the list as a whole is only one way to interleave programs.
@@ -25,8 +26,11 @@ __all__ = [
     "one_f_one_b",
     "update_unlocked",
     "forward_unlocked",
+    "error_broadcast",
     "eager",
     "sporadic",
+    "warm_up",
+    "true_every",
     "from_text",
 ]
 
@@ -43,6 +47,7 @@ class Schedule:
         lateness: how many steps after its own a late action may fall.
         repeats: whether every step's order is that of step 0 with its microbatches counted on; then it is worked out
             only once.
+        parts: the schedules that its steps are taken from, if it is put together: the first steps may not show all.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Schedule:
     microbatches: int = 1
     lateness: int = 0
     repeats: bool = False
+    parts: tuple["Schedule", ...] = ()
 
     def actions(self, stages: int, step: int, *, since: int = 0) -> tuple[Action, ...]:
         """The actions of `step`. Late actions of steps before `since` (the start, or the last flush) are left out."""
@@ -193,6 +199,29 @@ def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
     return Schedule(_name("forward_unlocked", delay, microbatches), order, microbatches, delay + 1, repeats=True)
 
 
+def error_broadcast(*, microbatches: int = 1) -> Schedule:
+    """All forward; then every stage learns at once: for synthesizers that need the output's error.
+
+    Such is direct feedback alignment, Noekland 2016, arXiv:1609.01596. A stage that needs the error waits for all later
+    forward passes, and for no backward pass. Every gradient is made before the first update, so an error that does not
+    fit leaves all weights as they were. Lessons come last: synthesizers of other kinds may stand at other cuts.
+
+    Args:
+        microbatches: parts of the batch whose gradients are accumulated before the update.
+    """
+    _at_least("error_broadcast: microbatches", microbatches, 1)
+
+    def order(stages: int, step: int) -> list[Action]:
+        parts, last = _microbatches(step, microbatches), stages - 1
+        forward = [Action(stage, Kind.F, part) for part in parts for stage in range(stages)]
+        backward = [Action(s, Kind.B if s == last else Kind.S, part) for part in parts for s in range(stages)]
+        updates = [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
+        return forward + backward + updates + [Action(stage, Kind.T, part) for part in parts for stage in range(last)]
+
+    parts = f"microbatches={microbatches}" if microbatches > 1 else ""
+    return Schedule(f"error_broadcast({parts})", order, microbatches, repeats=True)
+
+
 def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
     """Each stage updates with probability p, in random order. Jaderberg et al. 2016, arXiv:1608.05343, section 3.3.
 
@@ -261,6 +290,57 @@ def from_text(text: str, *, microbatches: int = 1) -> Schedule:
 
     parts = f", microbatches={microbatches}" if microbatches > 1 else ""
     return Schedule(f"from_text({text!r}{parts})", order, microbatches, repeats=True)
+
+
+def warm_up(steps: int, schedule: Schedule) -> Schedule:
+    """Back-propagation for the first steps, from which the synthesizers learn; then `schedule`.
+
+    Both parts teach in the step itself (`eager`), so that no lesson is lost or given twice where they meet. The locks
+    of the whole are those of back-propagation, the most there can be; what the updates wait for behind the warm-up are
+    the locks of `schedule` alone. With `mixing` below 1 the warm-up mixes, as back-propagation does.
+
+    Raises:
+        ScheduleError: a negative number of steps; or `schedule` has a delay, which no lesson in its own step can have.
+    """
+    _at_least("warm_up: steps", steps, 0)
+    return _partly_true("warm_up", steps, schedule, lambda step: step < steps)
+
+
+def true_every(k: int, schedule: Schedule) -> Schedule:
+    """Back-propagation in steps 0, k, 2k and so on, from which the synthesizers learn; else `schedule`.
+
+    What `warm_up` says of lessons, locks and mixing holds here too. With k=1 it is `backprop(teach=True)`.
+
+    Raises:
+        ScheduleError: k below 1; or `schedule` has a delay, which no lesson in its own step can have.
+    """
+    _at_least("true_every: k", k, 1)
+    return _partly_true("true_every", k, schedule, lambda step: step % k == 0)
+
+
+def _partly_true(builder: str, number: int, schedule: Schedule, is_true: Callable[[int], bool]) -> Schedule:
+    other, true = eager(schedule), _taught(schedule.microbatches)
+    name = f"{builder}({number}, {schedule.name})"
+    if other.lateness:
+        raise ScheduleError(f"{name}: lessons come {other.lateness} steps late, expected none to; use delay=0")
+
+    def order(stages: int, step: int) -> list[Action]:
+        return (true if is_true(step) else other).order(stages, step)
+
+    return Schedule(name, order, schedule.microbatches, parts=(true, other))
+
+
+def _taught(microbatches: int) -> Schedule:
+    """`backprop(teach=True)`, of a batch in parts."""
+    passes = gpipe(microbatches)
+
+    def order(stages: int, step: int) -> list[Action]:
+        actions = passes.order(stages, step)
+        parts = _microbatches(step, microbatches)
+        lessons = [Action(stage, Kind.T, part) for stage in range(stages - 1) for part in parts]
+        return actions[:-stages] + lessons + actions[-stages:]  # before the updates, of which each stage has one
+
+    return replace(passes, name="backprop(teach=True)", order=order)
 
 
 def eager(schedule: Schedule) -> Schedule:

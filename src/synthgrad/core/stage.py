@@ -151,6 +151,8 @@ class Stage:
             held.clear()
         for learner in self.learners:
             learner.forget()
+        if self.synthesizer is not None:
+            self.synthesizer.module.forget()
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
@@ -230,12 +232,15 @@ class Stage:
         return answer.grad.detach().to(passage.activation.dtype) / passage.batch.count
 
     def _mixed(self, passage: Passage, received: Gradient | None) -> Tensor | None:
-        if received is not None and self.tells_output:
-            passage.model_output = received.output
-        if received is None or self.mixing == 1.0:
-            return None if received is None else received.values
-        synthetic_grad = self._synthesize(passage)
-        return torch.lerp(synthetic_grad, received.values, self.mixing) if self.mixing else synthetic_grad
+        if received is None:
+            return None
+        values = received.values
+        if self.mixing < 1.0:
+            synthetic_grad = self._synthesize(passage)
+            values = torch.lerp(synthetic_grad, values, self.mixing) if self.mixing else synthetic_grad
+        if self.tells_output and received.output is not None:
+            passage.model_output = received.output  # nearer to the truth than what the synthesizer here predicts
+        return values
 
     def _back_propagate(self, passage: Passage, gradient: Tensor | None) -> Gradient | None:
         assert passage.output is not None
@@ -265,10 +270,12 @@ class Stage:
     # ---- learning ----------------------------------------------------------------------------------------------------
 
     def T(self, passage: Passage, received: Gradient | None = None) -> None:
-        """Teach the synthesizer, as it is now, on the held activation; the step's last T takes its optimizer step."""
+        """Teach the synthesizer, as it is now, on the held activation; the step's last T takes its optimizer steps."""
         assert self.synthesizer is not None and passage.activation is not None
         synthesizer: Synthesizer = self.synthesizer.module
         activation, context, answer = passage.activation, passage.batch.context, passage.answer
+        if "error" in synthesizer.needs and context.error is None and self.synthesizer.optimizer is None:
+            return  # no S has brought the error that it would answer with; and there is nothing to teach
         if answer is None:
             answer = synthesizer.answer(activation, context)
         feedback = Feedback()
@@ -279,6 +286,8 @@ class Stage:
             self._teach(self.synthesizer, loss, passage, "target of the synthesizer, or its answer,")
         if feedback.target_grad is not None:
             self.agreements.append(agree(answer.grad.detach(), feedback.target_grad))
+        if passage.ends_step:
+            self._rehearse(self.synthesizer)
 
     def Q(self, passage: Passage, real: Tensor) -> None:
         """Teach the input synthesizer from the real input; the step's last Q takes its optimizer step."""
@@ -299,6 +308,13 @@ class Stage:
         back_propagate(loss / passage.batch.step_rows)
         if passage.ends_step:
             learner.update()
+
+    def _rehearse(self, synthesizer: Learner) -> None:
+        """Take the further optimizer steps that the synthesizer asks for; the graphs kept for this step are used up."""
+        for loss, rows in synthesizer.module.rehearse():
+            self._expect_finite([loss.detach()], lambda: "remembered target of the synthesizer, or its answer to it,")
+            back_propagate(loss / rows)
+            synthesizer.update()
 
     def _keeps(self, passage: Passage, lesson: Kind) -> bool:
         """Whether the graph of a prediction made now can serve the lesson, so that the synthesizer runs only once.

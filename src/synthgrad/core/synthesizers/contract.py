@@ -5,13 +5,17 @@ Legend: B examples, T time steps, D features, C channels, H height, W width; `sh
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from synthgrad.core.batch import Context
+from synthgrad.core.boundary import cut, gradient_at
 from synthgrad.core.errors import ContextError
 
 __all__ = ["Answer", "Feedback", "InputSynthesizer", "Synthesizer"]
@@ -23,12 +27,14 @@ class Answer(NamedTuple):
     Attributes:
         grad: the synthetic gradient of the summed loss, of the activation's shape (B, ...).
         output: the model's output as it predicts it, where the gradient was derived from such a prediction.
-        loss: the task's loss at that output, summed, a scalar.
+        loss: the loss whose gradient that is, summed, a scalar: the task's at that output, or a local loss of its own.
+        inner: where one synthesizer is wrapped around another and changed its answer: the answer that was changed.
     """
 
     grad: Tensor
     output: Tensor | None = None
     loss: Tensor | None = None
+    inner: "Answer | None" = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,17 @@ class Synthesizer(nn.Module, ABC):
         over the examples of the step is taken outside, so that the parts of a batch add up to the batch.
         """
         return None if feedback.target_grad is None else squared_distance(answer.grad, feedback.target_grad)
+
+    def rehearse(self) -> Iterator[tuple[Tensor, int]]:
+        """What follows a step's lessons and the optimizer's step: the losses of further ones; by default none.
+
+        Each loss is summed over examples as in `learn`, and comes with their number; the mean is taken outside. The
+        next one is asked for when the optimizer has stepped from the last one: a generator goes on from there.
+        """
+        return iter(())
+
+    def forget(self) -> None:
+        """Drop what is kept of earlier lessons: a step was given up, and they may be at fault. By default nothing."""
 
     def check(self, context: Context) -> None:
         """Raise `ContextError` if a declared need is missing or out of range; called before anything has changed."""
@@ -132,6 +149,24 @@ class LabelBias(nn.Module):
         if hidden.dim() == 4:
             return hidden + bias[:, :, None, None]
         return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)
+
+
+def derived(activation: Tensor, predict: Callable[[Tensor], tuple[Tensor, Tensor]], *, twice: bool) -> Answer:
+    """The answer of a synthesizer with a loss of its own: that loss's gradient. The activation's graph is left alone.
+
+    Args:
+        activation: (B, ...).
+        predict: `predict(activation)`, the output predicted from it, and the summed loss, a scalar.
+        twice: make the gradient differentiable in its turn, for who learns from it.
+    """
+    keep = torch.is_grad_enabled()
+    twice = keep and twice
+    plain = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()  # fused attention has no second derivative
+    with torch.enable_grad(), plain:
+        leaf = cut(activation)
+        output, loss = predict(leaf)
+        grad = gradient_at(leaf, loss, keep=keep, differentiable=twice)
+    return Answer(grad, output, loss) if keep else Answer(grad.detach(), output.detach(), loss.detach())
 
 
 def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:

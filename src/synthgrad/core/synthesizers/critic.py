@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from synthgrad.core.batch import Context
-from synthgrad.core.boundary import cut, gradient_at
-from synthgrad.core.errors import ContextError, SynthgradError
-from synthgrad.core.synthesizers.contract import Answer, Feedback, Synthesizer, squared_distance
+from synthgrad.core.errors import ContextError, ShapeError, SynthgradError
+from synthgrad.core.synthesizers.contract import Answer, Feedback, Synthesizer, derived, squared_distance
 from synthgrad.core.synthesizers.heads import LinearHead, linear_head
 
 __all__ = ["CriticSynthesizer"]
@@ -32,9 +31,6 @@ SummedLoss = Callable[[Tensor, Tensor], Tensor]
 
 class CriticSynthesizer(Synthesizer):
     """d = dL(C(h), y) / dh, where the head C predicts the model's output and L is the task's loss.
-
-    With the linear head, which starts at zero, the first synthetic gradient is zero; so it is with every head whose
-    last layer does.
 
     Args:
         shape: of the activation, without batch: (D,), (T, D) with a row for each token, or (C, H, W).
@@ -81,19 +77,31 @@ class CriticSynthesizer(Synthesizer):
         """The synthetic gradient, the output that it was derived from, and the loss there."""
         if self._linear is not None:
             return self._linear_answer(self._linear, activation, context)
-        keep = torch.is_grad_enabled()
-        with torch.enable_grad():
-            leaf = cut(activation)
-            output = self.head(leaf)
-            loss = self._loss(output, context)
-            grad = gradient_at(leaf, loss, keep=keep, differentiable=keep and "gradient" in self.learns)
-        return Answer(grad, output, loss) if keep else Answer(grad.detach(), output.detach(), loss.detach())
+        return derived(activation, lambda leaf: self.predict(leaf, context), twice="gradient" in self.learns)
+
+    def predict(self, activation: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The output predicted from the activation, (B, O) or (B, T, O), and the task's loss there, summed, a scalar.
+
+        Raises:
+            ContextError: the head's output does not fit the loss with these labels.
+        """
+        output = self.head(activation)
+        return output, self._loss(output, context)
 
     def learn(self, activation: Tensor, answer: Answer, context: Context, feedback: Feedback) -> Tensor | None:
-        """The weighted sum of what it learns from; each part summed over features and terms."""
+        """The weighted sum of what it learns from; each part summed over features and terms.
+
+        Raises:
+            ShapeError: the real output has another shape than the one predicted.
+        """
         assert answer.output is not None and answer.loss is not None
         target_grad = feedback.target_grad if "gradient" in self.learns else None
         real = feedback.output if "output" in self.learns else None
+        if real is not None and real.shape != answer.output.shape:  # else it might be broadcast in silence
+            raise ShapeError(
+                f"{type(self).__name__}: got a real output of shape {tuple(real.shape)}, expected "
+                f"{tuple(answer.output.shape)} as predicted; give classes= and head= that end as the model does"
+            )
         if self._linear is not None:
             return self._linear_loss(self._linear, activation, answer, context, target_grad, real)
         parts: list[Tensor] = []
