@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from synthgrad.cli import train
 from synthgrad.cli.main import main
+from synthgrad.experiments.results import Result
+from synthgrad.experiments.spec import Training
 
 TINY = ("--epochs", "1", "--hidden", "8", "--layers", "2", "--quiet")
 
@@ -54,6 +57,25 @@ def test_a_training_that_fails_saves_nothing(tmp_path: Path, capsys: pytest.Capt
     assert main(["train", "cdni", *TINY, "--synthesizer-lr", "1e30", "--out", str(out)]) == 1
     assert "failed" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("mnist", "cdni: test error 12.50 %, validation error -, after 4 steps"),
+        ("text", "cdni: test loss 1.500 nats, validation loss -, after 4 steps"),
+    ],
+)
+def test_the_last_line_says_what_the_data_is_judged_by(
+    tmp_path: Path, data: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(options: train.Options, _listeners: object) -> Result:
+        return Result("cdni", 0, 4, test_error=0.125, test_loss=1.5, settings=options.training.as_table())
+
+    monkeypatch.setattr(train, "_run", trained)
+    training = Training.for_data(data, data_dir=tmp_path)
+    assert train.train(train.Options("cdni", training, out=tmp_path / "model.safetensors", quiet=True)) == 0
+    assert capsys.readouterr().out.splitlines()[0] == said
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_data_have_defaults_of_their_own() -> None:
         ({"cuts": "layer9"}, "no layer 'layer9'"),
         ({"rank": -1}, "rank is -1"),
         ({"channels": 0}, "channels is 0"),
+        ({"model": "transformer"}, "does not take digits; use fully-connected or convolutional or residual"),
+        ({"data": "text", "data_dir": Path("."), "model": "residual"}, "does not take text; use transformer"),
+        ({"data": "text", "data_dir": Path("."), "model": "transformer", "hidden": 10}, "expected a multiple of heads"),
+        ({"data": "text", "model": "transformer"}, "needs --data-dir: a text file"),
+        ({"data": "text", "data_dir": Path("/no/such/file.txt"), "model": "transformer"}, "no such"),
+        ({"weight_decay": 1.5}, "weight_decay is 1.5"),
+        ({"steps": -1}, "steps is -1"),
     ],
 )
 def test_what_is_not_there_is_refused_before_anything(settings: dict[str, object], message: str) -> None:
@@ -67,7 +74,7 @@ def test_an_unknown_name_is_a_setting_that_is_wrong() -> None:
 
 
 def test_a_batch_larger_than_the_training_part_is_refused(small_idx: Path) -> None:
-    with pytest.raises(SettingsError, match="batch_size is 256: the training part has 120 images"):
+    with pytest.raises(SettingsError, match="batch_size is 256: the training part has 120 examples"):
         load(Training.for_data("idx", data_dir=small_idx, valid=40), 0)
 
 

@@ -1,10 +1,19 @@
 import pytest
 
 from synthgrad.core.errors import ShapeError
-from synthgrad.core.synthesizers import ConvSynthesizer, LinearSynthesizer, MLPInputSynthesizer, ZeroSynthesizer
+from synthgrad.core.synthesizers import (
+    ConvSynthesizer,
+    CriticSynthesizer,
+    FeedbackAlignmentSynthesizer,
+    LinearSynthesizer,
+    MLPInputSynthesizer,
+    SimilaritySynthesizer,
+    StaleSynthesizer,
+    ZeroSynthesizer,
+)
 from synthgrad.experiments.methods import METHODS, factory, method_named
 
-SETTINGS = {"classes": 7, "rank": 3}
+SETTINGS = {"classes": 7, "outputs": 7, "rank": 3, "examples": 11}
 
 
 @pytest.mark.parametrize(
@@ -13,7 +22,11 @@ SETTINGS = {"classes": 7, "rank": 3}
         ("zero", ZeroSynthesizer, ZeroSynthesizer),
         ("dni", LinearSynthesizer, ConvSynthesizer),
         ("cdni", LinearSynthesizer, ConvSynthesizer),
-        ("unlock", LinearSynthesizer, ConvSynthesizer),
+        ("unlock", CriticSynthesizer, CriticSynthesizer),
+        ("local-block", CriticSynthesizer, CriticSynthesizer),
+        ("predsim", SimilaritySynthesizer, SimilaritySynthesizer),
+        ("dfa", FeedbackAlignmentSynthesizer, FeedbackAlignmentSynthesizer),
+        ("stale", StaleSynthesizer, StaleSynthesizer),
     ],
 )
 def test_the_activation_chooses_the_synthesizer(method: str, row: type, image: type) -> None:
@@ -45,5 +58,5 @@ def test_back_propagation_has_no_synthesizer() -> None:
 def test_an_activation_that_no_synthesizer_is_for_is_named() -> None:
     build = factory(METHODS["cdni"].synthesizer, **SETTINGS)
     assert build is not None
-    with pytest.raises(ShapeError, match=r"\(5, 12\), of 2 dimensions"):
-        build((5, 12))
+    with pytest.raises(ShapeError, match=r"\(2, 5, 6, 12\), of 4 dimensions"):
+        build((2, 5, 6, 12))

@@ -27,6 +27,13 @@ def test_a_comparison_becomes_its_summary_and_says_where_it_comes_from(tmp_path:
     assert fill(filled, tmp_path) == filled
 
 
+def test_a_comparison_on_text_has_its_loss_in_the_page(tmp_path: Path) -> None:
+    cell = Result("bp", 0, 10, test_error=0.5, test_loss=1.5, settings={"data": "text"})
+    (tmp_path / "r.jsonl").write_text(encode_result(cell), encoding="utf-8")
+    filled = fill(PAGE.format(name="r.jsonl"), tmp_path)
+    assert "| test loss (nats) |" in filled and "| 1.500 |" in filled and "50.00" not in filled
+
+
 def test_a_benchmark_becomes_a_table_of_its_ratios_and_figures(tmp_path: Path) -> None:
     found = {
         "ratios": {"a_over_b": 0.5},
@@ -37,6 +44,28 @@ def test_a_benchmark_becomes_a_table_of_its_ratios_and_figures(tmp_path: Path) -
     (tmp_path / "b.json").write_text(json.dumps(found), encoding="utf-8")
     filled = fill(PAGE.format(name="b.json"), tmp_path)
     assert "| **a_over_b** | **0.500** |" in filled and "| a_ms | 1.250 |" in filled and "cores 2" in filled
+
+
+def test_a_count_and_comparisons_become_one_table_of_all_signals(tmp_path: Path) -> None:
+    count = {
+        "ratios": {"bp_flops_over_backprop": 1.0, "local_flops_over_backprop": 0.831},
+        "figures": {"local_extra_parameters": 10280, "local_kib_back": 0.0},
+        "machine": {},
+        "command": "synthgrad bench signals",
+    }
+    (tmp_path / "c.json").write_text(json.dumps(count), encoding="utf-8")
+    cosines = {"cosine": 0.25, "parameter_cosine": -0.5}
+    local = Result("local", 0, 9, test_error=0.02, locks=("forward",), alignment={"layer1": cosines})
+    images = [Result("bp", 0, 9, test_error=0.01, locks=("forward", "update")), local]
+    text = [Result("dni", 0, 9, test_loss=2.5, settings={"data": "text"}), Result("dni", 1, 3, failed="NaN")]
+    for name, cells in (("images", images), ("text", text)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(encode_result(cell) + "\n" for cell in cells))
+    lines = fill(PAGE.format(name="c.json images.jsonl text.jsonl"), tmp_path).splitlines()
+    head, bp, dni, row = (line.strip("| ").split(" | ") for line in (lines[2], *lines[4:7]))
+    assert head[6:8] == ["images: error %", "text: loss (nats)"]
+    assert [bp[0], dni[0], row[0]] == ["bp", "dni", "local"]
+    assert row[2:] == ["forward", "10,280", "-17 %", "0", "2.00", "-", "-", "0.25", "-0.50"]
+    assert dni[6:8] == ["-", "2.500 (1 failed)"] and bp[4:8] == ["+0 %", "-", "1.00", "-"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])

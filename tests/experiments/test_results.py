@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from synthgrad.experiments.measures import ERROR, LOSS
 from synthgrad.experiments.results import (
     Result,
     ResultsError,
@@ -81,17 +82,45 @@ def test_differences_are_paired_by_seed() -> None:
     assert bp.difference is None and dni.difference is not None
     assert dni.difference.mean == pytest.approx(0.01)
     assert dni.difference.half_width == pytest.approx(0.0, abs=1e-12)
-    assert dni.error is not None and dni.error.std == pytest.approx(0.4)
+    assert dni.score is not None and dni.score.std == pytest.approx(0.4)
 
 
 def test_failed_cells_are_counted_and_enter_nothing_else() -> None:
     results = [cell("bp", 0, 0.1), cell("bp", 1, 0.1), cell("dni", 0, 0.2), Result("dni", 1, 5, failed="NaN")]
     dni = summarize(results)[1]
     assert dni.failed == 1
-    assert dni.error is not None and (dni.error.n, dni.error.std) == (1, None)
+    assert dni.score is not None and (dni.score.n, dni.score.std) == (1, None)
     assert dni.difference is not None and dni.difference.n == 1
 
 
 def test_without_a_baseline_there_is_nothing_to_differ_from() -> None:
     (dni,) = summarize([cell("dni", 0, 0.2)])
     assert dni.difference is None and dni.times is None
+
+
+def test_text_is_compared_by_its_loss() -> None:
+    # By the error they would be the other way round.
+    losses = {"bp": [1.5, 1.75], "dni": [1.75, 2.25]}
+    results = [
+        cell(method, seed, {"bp": 0.6, "dni": 0.5}[method], test_loss=loss, settings={"data": "text"})
+        for method, own in losses.items()
+        for seed, loss in enumerate(own)
+    ]
+    bp, dni = summarize(results)
+    assert bp.measure == dni.measure == LOSS
+    assert dni.score is not None and (dni.score.mean, dni.score.n) == (2.0, 2)
+    assert dni.difference is not None and dni.difference.mean == 0.375
+
+
+def test_a_cell_without_the_figure_that_counts_enters_no_score() -> None:
+    (dni,) = summarize([cell("dni", 0, 0.2, settings={"data": "text"})])
+    assert dni.score is None and dni.difference is None
+
+
+def test_what_is_said_outright_counts_for_more_than_the_settings() -> None:
+    (dni,) = summarize([cell("dni", 0, 0.2, settings={"data": "text"})], ERROR)
+    assert dni.measure == ERROR and dni.score is not None
+
+
+def test_nothing_comes_to_nothing() -> None:
+    assert summarize([]) == []

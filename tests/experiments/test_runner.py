@@ -1,6 +1,8 @@
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.experiments.methods import METHODS, method_named
 from synthgrad.experiments.results import Result
-from synthgrad.experiments.runner import TURN, Cell, run_comparison
+from synthgrad.experiments.runner import TURN, Cell, PlainLoop, run_comparison
 from synthgrad.experiments.spec import Comparison
 
 SMALL = Comparison(methods=("bp", "cdni"), seeds=1, epochs=2, hidden=8, layers=2, probes=3)
@@ -74,12 +76,60 @@ def test_methods_take_turns_within_an_epoch() -> None:
     assert steps[: 3 * TURN] == ["bp"] * TURN + ["cdni"] * TURN + ["bp"] * TURN
 
 
-@pytest.mark.parametrize("method", ["bp", "staged", "zero", "dni", "cdni", "unlock"])
-def test_a_convolutional_network_is_trained_by_every_method(method: str) -> None:
-    comparison = replace(SMALL, model="convolutional", channels=2, epochs=1, cuts="layer2")
+UNTAUGHT = {
+    "bp",
+    "staged",
+    "zero",
+    "local",
+    "local-zero",
+    "local-block",
+    "predsim",
+    "dfa",
+}  # nothing comes back to learn from
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", ["convolutional", "residual"])
+def test_networks_of_maps_are_trained_by_every_method(method: str, model: str) -> None:
+    comparison = replace(SMALL, model=model, channels=2, epochs=1, steps=12, cuts="layer2")
     result = trained(method, comparison).result()
     assert result.failed is None and result.test_error is not None
-    assert set(result.agreement) == (set() if method in ("bp", "staged", "zero") else {"layer2"})
+    assert set(result.agreement) == (set() if method in UNTAUGHT else {"layer2"})
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "unlock"])
+def test_a_transformer_is_trained_on_text_by_every_method(method: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("the quick brown fox jumps over the lazy dog, and again. " * 30, encoding="utf-8")
+    sizes = {"layers": 2, "hidden": 8, "heads": 2, "context": 8, "batch_size": 4, "steps": 30, "probes": 2}
+    cell = trained(method, Comparison.for_data("text", data_dir=file, **sizes))
+    result = cell.result()
+    assert result.failed is None and result.steps == 30
+    assert result.test_loss is not None and result.test_loss < math.log(cell.split.classes)  # better than no idea
+    assert set(result.agreement) == (set() if method in UNTAUGHT else {"layer1"})
+
+
+def test_so_many_steps_are_evaluated_ten_times_wherever_epochs_end() -> None:
+    recorder = Recorder()
+    cell = Cell(replace(SMALL, steps=25), method_named("bp"), 0, recorder)
+    for _ in cell.turns():
+        pass
+    valid = [event.step for event in recorder.of("bp") if isinstance(event, Evaluated) and event.split == "valid"]
+    assert cell.total == 25 and valid == list(range(3, 25, 3))
+
+
+@pytest.mark.parametrize("warm_up", [0, 4])
+def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine(warm_up: int) -> None:
+    cell = Cell(replace(SMALL, steps=10, warm_up=warm_up), method_named("bp"), 0, Recorder())
+    assert isinstance(cell.net, PlainLoop)
+    rates = []
+    for _ in range(10):
+        rates.append(cell.net.optimizer.param_groups[0]["lr"] / SMALL.lr)
+        images, labels, _ = cell._next_batch()
+        cell.net.step(images, target=labels)
+    fall = [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
+    rise = [min(1.0, (step + 1) / (warm_up + 1)) for step in range(10)]
+    assert rates == pytest.approx([up * down for up, down in zip(rise, fall, strict=True)])
 
 
 def test_a_rank_and_fewer_cuts_give_other_numbers() -> None:
@@ -121,6 +171,21 @@ def test_locks_are_those_of_the_plan() -> None:
         "dni": ("forward",),
         "cdni": ("forward",),
         "unlock": (),
+        "logistic": ("forward",),
+        "sobolev": ("forward",),
+        "critic": ("forward",),
+        "local": ("forward",),
+        "local-zero": ("forward",),
+        "local-block": ("forward",),
+        "predsim": ("forward",),
+        "dfa": ("forward", "update"),
+        "stale": ("forward",),
+        "cdni-replay": ("forward",),
+        "cdni-average": ("forward",),
+        "cdni-normal": ("forward",),
+        "cdni-clip": ("forward",),
+        "cdni-warm": ("forward", "update", "backward"),
+        "cdni-true": ("forward", "update", "backward"),
     }
 
 

@@ -1,12 +1,14 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
 
 from synthgrad.core.events import Evaluated, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.measures import LOSS
 from synthgrad.experiments.results import Result, summarize
 from synthgrad.experiments.spec import Comparison
-from synthgrad.experiments.tables import Board, cuts_table, legend, summary_markdown, summary_table
+from synthgrad.experiments.tables import Board, cuts_table, legend, summary_markdown, summary_rows, summary_table
 
 ALIGNED = {"cosine": -0.12, "norm_ratio": 12.3, "parameter_cosine": -0.34, "parameter_norm_ratio": 18.3}
 LOCKS = {"bp": ("forward", "update", "backward"), "unlock": ()}
@@ -19,7 +21,7 @@ def drawn(what: RenderableType, width: int) -> str:
     return console.file.getvalue()
 
 
-def cells() -> list[Result]:
+def cells(data: str = "digits") -> list[Result]:
     """The widest figures that are to be expected."""
     return [
         Result(
@@ -27,10 +29,12 @@ def cells() -> list[Result]:
             seed,
             10,
             test_error=0.1 + 0.5 * seed * (method == "unlock"),
+            test_loss=1.25 + 2.5 * seed * (method == "unlock"),
             ms_per_step=49.3 if method == "unlock" else 7.2,
             locks=LOCKS[method],
             agreement={"layer1": {"cosine": -0.5, "norm_ratio": 1.0}} if method == "unlock" else {},
             alignment={"layer1": ALIGNED, "layer2": ALIGNED} if method == "unlock" else {},
+            settings={"data": data},
         )
         for method in LOCKS
         for seed in (0, 1)
@@ -52,6 +56,27 @@ def test_markdown_has_a_row_for_each_method() -> None:
     assert {line.count("|") for line in lines} == {9}
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_of_text_the_loss_is_shown(width: int) -> None:
+    summaries = summarize(cells("text"))
+    text = drawn(summary_table(summaries, width=width), width)
+    assert "…" not in text and "loss (nats)" in text and "error" not in text
+    narrow = text.replace(" ± ", "±")
+    assert "1.250±0.000" in narrow and "2.500±1.768" in narrow and "+1.250±15.883" in narrow
+
+
+def test_markdown_of_text_is_in_nats() -> None:
+    lines = summary_markdown(summarize(cells("text"))).splitlines()
+    assert lines[0].startswith("| method | waits for (locks) | test loss (nats) | Δ to bp (95 %) |")
+    assert lines[2] == "| bp | forward, update, backward | 1.250 ± 0.000 | - | 7.2 (1.0×) | - | - | - |"
+    assert lines[3].startswith("| unlock | nothing | 2.500 ± 1.768 | +1.250 ± 15.883 |")
+
+
+def test_an_empty_table_is_headed_by_what_it_is_told() -> None:
+    assert summary_rows([])[0][2] == "test error %"
+    assert summary_rows([], LOSS)[0][2] == "test loss (nats)"
+
+
 def test_a_failed_cell_is_seen() -> None:
     summaries = summarize([Result("cdni", 0, 3, failed="loss is nan")])
     assert "1 failed" in drawn(summary_table(summaries, width=80), 80)
@@ -60,6 +85,11 @@ def test_a_failed_cell_is_seen() -> None:
 
 def test_the_legend_explains_the_methods_in_the_table() -> None:
     assert "unlock: predicted inputs" in legend(summarize(cells()))
+
+
+@pytest.mark.parametrize(("data", "name"), [("digits", "error"), ("text", "loss")])
+def test_the_legend_says_what_was_tested(data: str, name: str) -> None:
+    assert f"\nTest {name}: of the plain model, mean ±" in legend(summarize(cells(data)))
 
 
 class Clock:
@@ -93,6 +123,17 @@ def test_the_board_ends_with_nothing_left() -> None:
         board.tell(event, {"method": "bp", "seed": 0})
     assert board.seconds_left() == 0.0
     assert "25.00" in drawn(board, 80)
+
+
+def test_the_board_shows_the_loss_of_text(tmp_path: Path) -> None:
+    board = Board(Comparison.for_data("text", data_dir=tmp_path, methods=("unlock",), seeds=2))
+    labels = {"method": "unlock", "seed": 0}
+    board.tell(Started({"steps": 4}), labels)
+    for event in (Evaluated(4, "valid", 12.5, 0.25), Evaluated(4, "test", 12.75, 0.75)):
+        board.tell(event, labels)
+    text = drawn(board, 80)
+    assert "12.500" in text and "12.750" in text and "(nats)" in text
+    assert "error" not in text and "25.00" not in text and "…" not in text
 
 
 def test_the_board_shows_figures_and_failures() -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from synthgrad.cli.display import INTERRUPTED, Display, Interrupt
 from synthgrad.cli.settings import configured
 from synthgrad.core.events import Event
+from synthgrad.experiments.measures import Measure, measure_of
 from synthgrad.experiments.methods import method_named
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, SettingsError, Training
@@ -24,7 +25,8 @@ class Options:
     """What `synthgrad train` can be told.
 
     Attributes:
-        method: out of bp, zero, dni, cdni, unlock, staged.
+        method: out of bp, zero, dni, cdni, unlock, logistic, sobolev, critic, local, local-block, predsim, dfa, stale,
+            staged.
         training: what is trained on what, and how.
         seed: of weights and batches; on the digits, also which fifth is tested.
         out: the file for the plain model; what it holds is replaced.
@@ -81,8 +83,7 @@ def train(options: Options) -> int:
     if result.failed is not None:
         console.print(Text("failed: ", style="bold red").append(result.failed, style="default"), soft_wrap=True)
         return 1
-    figures = f"test error {_percent(result.test_error)}, validation error {_percent(result.valid_error)}"
-    console.print(f"{options.method}: {figures}, after {result.steps} steps", highlight=False)
+    console.print(f"{options.method}: {_figures(result)}, after {result.steps} steps", highlight=False)
     console.print(f"The plain model is in {options.out}", soft_wrap=True, highlight=False)
     return 0
 
@@ -119,5 +120,13 @@ def _try_write(path: Path) -> None:
         path.unlink()
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+def _figures(result: Result) -> str:
+    """The error or loss, on the test part and on the validation part."""
+    measure = measure_of(result.settings)
+    test = measure.of(error=result.test_error, loss=result.test_loss)
+    valid = measure.of(error=result.valid_error, loss=result.valid_loss)
+    return f"test {measure.name} {_written(test, measure)}, validation {measure.name} {_written(valid, measure)}"
+
+
+def _written(value: float | None, measure: Measure) -> str:
+    return "-" if value is None else measure.with_unit(value)

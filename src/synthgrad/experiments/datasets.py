@@ -28,6 +28,11 @@ class Place(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """How many tokens an example has."""
+        ...
+
+    @property
     def valid(self) -> int:
         """How many training images to hold out."""
         ...
@@ -35,16 +40,19 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labeled images in three parts.
+    """Labeled images, or windows of text, in three parts.
 
     Attributes:
         name: how it is called for.
         title: what it is, in a few words.
-        load: `load(place, seed)`, the three parts, with images (N, C, H, W).
+        load: `load(place, seed)`, the three parts, with images (N, C, H, W) or tokens (N, T).
         defaults: settings that suit it, where they differ from those of the digits.
-        folder: whether it takes a folder: `needed`, `taken` or `none`.
+        folder: whether it takes a folder (or a file): `needed`, `taken` or `none`.
         folds: whether the seed says which part is tested; else all seeds test on the same.
         largest_batch: what the training part surely holds.
+        measure: what it is judged by: `error`, or `loss` in nats.
+        tokens: whether its examples are text.
+        needs: what `--data-dir` has to name.
     """
 
     name: str
@@ -54,20 +62,21 @@ class DataSet:
     folder: str = "none"
     folds: bool = False
     largest_batch: int = 1024
+    measure: str = "error"
+    tokens: bool = False
+    needs: str = "the folder with the four files in MNIST's layout"
 
     def check(self, folder: Path | None, download: bool) -> None:
         """Raise `SettingsError` if it is not to be had this way; looks at no file's contents."""
         if self.folder == "needed" and folder is None:
-            raise SettingsError(
-                f"--data {self.name} needs --data-dir: the folder with the four files in MNIST's layout"
-            )
+            raise SettingsError(f"--data {self.name} needs --data-dir: {self.needs}")
         if self.folder == "none" and folder is not None:
             raise SettingsError(
                 f"--data {self.name} is shipped with the package; leave --data-dir out, or use --data idx"
             )
         if download and self.name != "mnist":
             raise SettingsError(f"--data {self.name} cannot be downloaded; leave --download out, or use --data mnist")
-        if folder is not None and not download and not folder.is_dir():
+        if folder is not None and not download and not folder.is_dir() and not (self.tokens and folder.exists()):
             raise SettingsError(f"--data-dir {folder}: no such folder; check the path")
 
 
@@ -92,6 +101,19 @@ def _idx(place: Place, _seed: int) -> "Split":
     return idx_folder(place.data_dir, valid=place.valid)
 
 
+def _cifar10(place: Place, _seed: int) -> "Split":
+    from synthgrad.data import cifar10
+
+    return cifar10(place.data_dir, valid=place.valid)
+
+
+def _text(place: Place, _seed: int) -> "Split":
+    from synthgrad.data import text
+
+    assert place.data_dir is not None  # see `DataSet.check`
+    return text(place.data_dir, context=place.context)
+
+
 _MNIST_DEFAULTS = MappingProxyType({"batch_size": 256, "epochs": 8})
 
 DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
@@ -114,6 +136,37 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
                 _MNIST_DEFAULTS,
                 folder="needed",
                 largest_batch=10_000,
+            ),
+            DataSet(
+                "cifar10",
+                "60,000 photographs of 32x32 pixels, in 10 classes",
+                _cifar10,
+                MappingProxyType(
+                    {"model": "residual", "layers": 8, "channels": 16, "cuts": "2", "batch_size": 128, "epochs": 5}
+                ),
+                folder="taken",
+                largest_batch=10_000,
+            ),
+            DataSet(
+                "text",
+                "any text file, a character at a time",
+                _text,
+                MappingProxyType(
+                    {
+                        "model": "transformer",
+                        "hidden": 128,
+                        "cuts": "1",
+                        "batch_size": 32,
+                        "steps": 900,
+                        "warm_up": 50,
+                        "weight_decay": 0.01,
+                        "synthesizer_lr": 1e-3,
+                    }
+                ),
+                folder="needed",
+                measure="loss",
+                tokens=True,
+                needs="a text file, or the folder with one",
             ),
         )
     }

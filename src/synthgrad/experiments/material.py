@@ -56,7 +56,7 @@ def load(training: Training, seed: int) -> Split:
     """The data of a seed, on the device.
 
     Returns:
-        Images (N, features) or (N, C, H, W), as the network takes them.
+        Images (N, features) or (N, C, H, W), as the network takes them; or tokens (N, T).
 
     Raises:
         SettingsError: no such device, or a batch larger than the training part.
@@ -66,7 +66,7 @@ def load(training: Training, seed: int) -> Split:
     split = training.data_set.load(training, seed)
     if training.batch_size > len(split.train_y):
         raise SettingsError(
-            f"batch_size is {training.batch_size}: the training part has {len(split.train_y)} images; take fewer"
+            f"batch_size is {training.batch_size}: the training part has {len(split.train_y)} examples; take fewer"
         )
     flat = network_named(training.model).flat
 

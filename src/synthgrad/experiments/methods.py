@@ -1,13 +1,21 @@
 """The methods there are to compare; data, which need no torch to be read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from synthgrad.core.errors import ShapeError
-from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
+from synthgrad.core.schedules import (
+    Schedule,
+    backprop,
+    error_broadcast,
+    forward_unlocked,
+    true_every,
+    update_unlocked,
+    warm_up,
+)
 from synthgrad.experiments.names import UnknownNameError, named
 
 __all__ = ["METHODS", "Method", "Part", "UnknownMethodError", "factory", "method_named"]
@@ -22,24 +30,31 @@ class Part:
     Attributes:
         kind: name of the class.
         options: keyword arguments, besides the shapes that `decouple` gives.
-        takes: further keyword arguments, which the comparison or the data set knows: `classes`, `rank`.
+        takes: further keyword arguments, which the comparison or the data set knows: `classes`, `outputs`, `rank`,
+            `examples`.
+        head: name of the function that makes a critic's head; its own choice if not given.
+        inside: the part that this one is wrapped around.
     """
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
     takes: tuple[str, ...] = ()
+    head: str | None = None
+    inside: "Part | None" = None
 
     def build(self, *shapes: tuple[int, ...], **settings: Any) -> Any:
         """Build one for activations of these shapes; of the settings it picks those that it takes."""
         from synthgrad.core import synthesizers  # brings torch, which the front desk does without
 
-        return getattr(synthesizers, self.kind)(
-            *shapes, **self.options, **{name: settings[name] for name in self.takes}
-        )
+        kind = getattr(synthesizers, self.kind)
+        if self.inside is not None:
+            return kind(self.inside.build(*shapes, **settings), **self.options)
+        chosen = {"head": getattr(synthesizers, self.head)} if self.head else {}
+        return kind(*shapes, **self.options, **{name: settings[name] for name in self.takes}, **chosen)
 
 
-# What to build, by how many dimensions the activation at the cut has, without the batch: 1 for a row of features, 3 for
-# a map of channels.
+# What to build, by how many dimensions the activation at the cut has, without the batch: 1 for a row of features, 2 for
+# a row for each token, 3 for a map of channels.
 ByDimensions = Mapping[int, Part]
 
 
@@ -84,30 +99,101 @@ class Method:
     plain: bool = False
 
 
-_NOTHING = {dimensions: Part("ZeroSynthesizer") for dimensions in (1, 3)}
-_UNLABELED = {1: Part("LinearSynthesizer", takes=("rank",)), 3: Part("ConvSynthesizer")}
-_LABELED = {
-    1: Part("LinearSynthesizer", takes=("classes", "rank")),
-    3: Part("ConvSynthesizer", takes=("classes",)),
-}
-_INPUTS = {dimensions: Part("MLPInputSynthesizer", {"hidden": 512}) for dimensions in (1, 3)}
+ALL = (1, 2, 3)
+
+
+def _everywhere(part: Part) -> ByDimensions:
+    return dict.fromkeys(ALL, part)
+
+
+def _critic(*learns: str, head: str | None = None) -> ByDimensions:
+    return _everywhere(Part("CriticSynthesizer", {"learns": learns}, takes=("classes",), head=head))
+
+
+_LINEAR, _CONV = Part("LinearSynthesizer", takes=("rank",)), Part("ConvSynthesizer")
+_UNLABELED = {1: _LINEAR, 2: _LINEAR, 3: _CONV}
+_LABELED = {dimensions: replace(part, takes=(*part.takes, "classes")) for dimensions, part in _UNLABELED.items()}
+
+
+def _practice(name: str, title: str, wrapper: str, **options: Any) -> "Method":
+    """`cdni`, with one of the ways around it that are to make it work."""
+    wrapped = {dimensions: Part(wrapper, options, inside=part) for dimensions, part in _LABELED.items()}
+    return Method(f"cdni-{name}", f"cdni, {title}", update_unlocked, wrapped)
+
+
+_INPUTS = _everywhere(Part("MLPInputSynthesizer", {"hidden": 512}))
+
+
+def _true_first(steps: int) -> Schedule:
+    return warm_up(steps, update_unlocked())
+
+
+def _true_every(steps: int) -> Schedule:
+    return true_every(steps, update_unlocked())
+
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
             Method("bp", "back-propagation, a plain PyTorch loop", backprop, plain=True),
-            Method("zero", "no gradient at the cuts", update_unlocked, _NOTHING),
+            Method("zero", "no gradient at the cuts", update_unlocked, _everywhere(Part("ZeroSynthesizer"))),
             Method("dni", "synthetic gradients from the activation alone", update_unlocked, _UNLABELED),
             Method("cdni", "synthetic gradients that see the labels", update_unlocked, _LABELED),
             Method(
                 "unlock",
                 "predicted inputs, and synthetic gradients that see the labels",
                 forward_unlocked,
-                _LABELED,
+                _critic("labels", "gradient"),
                 _INPUTS,
             ),
-            # Not compared by default: the same numbers as `bp`, at the price of our stages.
+            # What follows is not compared by default.
+            Method("logistic", "cdni whose gradients are those of a log-loss", update_unlocked, _critic("gradient")),
+            Method(
+                "sobolev",
+                "a head learns the labels and the gradients that come back",
+                update_unlocked,
+                _critic("labels", "gradient"),
+            ),
+            Method("critic", "a head learns the output that the rest makes", update_unlocked, _critic("output")),
+            Method("local", "a head learns the labels, and nothing comes back", update_unlocked, _critic("labels")),
+            Method(
+                "local-zero",
+                "local, its head started at zero",
+                update_unlocked,
+                _critic("labels", head="zero_head"),
+            ),
+            Method(
+                "local-block",
+                "local, with a layer in the head",
+                update_unlocked,
+                _critic("labels", head="block_head"),
+            ),
+            Method(
+                "predsim",
+                "local, and examples of one class are to look alike",
+                update_unlocked,
+                _everywhere(Part("SimilaritySynthesizer", takes=("classes",))),
+            ),
+            Method(
+                "dfa",
+                "the output's error, through a fixed random matrix",
+                error_broadcast,
+                _everywhere(Part("FeedbackAlignmentSynthesizer", takes=("outputs",))),
+            ),
+            Method(
+                "stale",
+                "what came back when the same example was last seen",
+                update_unlocked,
+                _everywhere(Part("StaleSynthesizer", takes=("examples",))),
+            ),
+            _practice("replay", "with three more lessons a step from what it remembers", "Replay"),
+            _practice("average", "answering from a moving average", "Averaged", decay=0.9),
+            _practice("normal", "its targets normalized", "Normalized"),
+            _practice("clip", "its answers clipped", "Clipped", norm=1.0),
+            Method("cdni-warm", "cdni, behind 100 true steps", partial(_true_first, 100), _LABELED),
+            Method("cdni-true", "cdni, every fourth step a true one", partial(_true_every, 4), _LABELED),
+            # The same numbers as `bp`, at the price of our stages.
             Method("staged", "back-propagation, through stages", backprop),
         )
     }

@@ -33,6 +33,11 @@ class Sizes(Protocol):
         """Channels of each hidden layer."""
         ...
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of each block."""
+        ...
+
 
 @dataclass(frozen=True)
 class Network:
@@ -43,12 +48,14 @@ class Network:
         title: what it is, in a few words.
         build: `build(sizes, shape, classes)`, the plain model for examples of this shape.
         flat: whether it takes images as rows of pixels; else as they are, (C, H, W).
+        tokens: whether it takes text, (T,), and no images.
     """
 
     name: str
     title: str
     build: "Callable[[Sizes, Shape, int], nn.Sequential]"
     flat: bool = False
+    tokens: bool = False
 
 
 def _fully_connected(sizes: Sizes, shape: Shape, classes: int) -> "nn.Sequential":
@@ -64,12 +71,26 @@ def _convolutional(sizes: Sizes, shape: Shape, classes: int) -> "nn.Sequential":
     return convolutional(channels, (height, width), classes, channels=sizes.channels, layers=sizes.layers)
 
 
+def _residual(sizes: Sizes, shape: Shape, classes: int) -> "nn.Sequential":
+    from synthgrad.models import residual
+
+    return residual(shape[0], classes, channels=sizes.channels, layers=sizes.layers)
+
+
+def _transformer(sizes: Sizes, shape: Shape, classes: int) -> "nn.Sequential":
+    from synthgrad.models import transformer
+
+    return transformer(classes, width=sizes.hidden, heads=sizes.heads, layers=sizes.layers, context=shape[0])
+
+
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         network.name: network
         for network in (
             Network("fully-connected", "layers of features, with BatchNorm and ReLU", _fully_connected, flat=True),
             Network("convolutional", "layers of 5x5 convolutions, with BatchNorm, ReLU and pooling", _convolutional),
+            Network("residual", "blocks of two 3x3 convolutions and a shortcut, as in ResNet-18", _residual),
+            Network("transformer", "blocks of causal attention and a perceptron", _transformer, tokens=True),
         )
     }
 )

@@ -8,19 +8,23 @@ A table stands between two comments, and is made anew from the file that the fir
     <!-- table: results/digits.jsonl -->
     ...
     <!-- end -->
+
+Several files, of which the first is the count of `synthgrad bench signals`, make one table of all learning signals.
 """
 
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from synthgrad.experiments.results import Result, ResultsError, read_results, summarize
+from synthgrad.experiments.signals import signals_markdown
 from synthgrad.experiments.tables import summary_markdown
 
 __all__ = ["fill", "main"]
 
-_TABLE = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: (?P<files>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, folder: Path) -> str:
@@ -33,22 +37,39 @@ def fill(text: str, folder: Path) -> str:
     Raises:
         ResultsError: a file of results that is missing or broken.
     """
-    return _TABLE.sub(lambda match: match[1] + _table(folder / match["file"]) + match[3], text)
+    return _TABLE.sub(
+        lambda match: match[1] + _table([folder / file for file in match["files"].split()]) + match[3], text
+    )
 
 
-def _table(path: Path) -> str:
-    return _benchmark(path) if path.suffix == ".json" else _comparison(path)
+def _table(paths: list[Path]) -> str:
+    first, *others = paths
+    if others:
+        return _signals(first, others)
+    return _benchmark(first) if first.suffix == ".json" else _comparison(first)
 
 
-def _benchmark(path: Path) -> str:
+def _signals(count: Path, comparisons: list[Path]) -> str:
+    ratios, figures, *_ = _read_benchmark(count)
+    results = {path.stem: read_results(path) for path in comparisons}
+    table = signals_markdown(ratios, figures, {name: summarize(cells) for name, cells in results.items()})
+    origins = "\n\n".join(f"**{name}** {_origin(cells)}" for name, cells in results.items())
+    return f"{table}\n{origins}\n"
+
+
+def _read_benchmark(path: Path) -> tuple[dict[str, float], dict[str, float], dict[str, Any], str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        ratios, figures, machine = (found[part].items() for part in ("ratios", "figures", "machine"))
-        command = found["command"]
+        return found["ratios"], found["figures"], found["machine"], found["command"]
     except (OSError, ValueError, KeyError) as error:
         raise ResultsError(
             f"{path}: is no benchmark's JSON ({error}); make it with: synthgrad bench NAME --json"
         ) from None
+
+
+def _benchmark(path: Path) -> str:
+    *found, command = _read_benchmark(path)
+    ratios, figures, machine = (part.items() for part in found)
     rows = [f"| **{name}** | **{value:.3f}** |" for name, value in ratios]
     rows += [f"| {name} | {value:.3f} |" for name, value in figures]
     where = ", ".join(f"{name} {value}" for name, value in machine if name != "versions")

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from synthgrad.core.errors import SynthgradError
+from synthgrad.experiments.measures import Measure, measure_of
 
 __all__ = [
     "BASELINE",
@@ -144,8 +145,9 @@ class Summary:
         method: the method's name.
         locks: what its updates wait for.
         failed: how many cells failed; they enter no figure below.
-        error: test error over the seeds, shares from 0 to 1.
-        difference: of test error to the baseline with the same seed; None for the baseline, or without it.
+        measure: what the cells are judged by.
+        score: the test figure that it names over the seeds, as it is in the results: errors are shares from 0 to 1.
+        difference: of that figure to the baseline with the same seed; None for the baseline, or without it.
         ms_per_step: mean over the seeds of the cells' medians.
         times: how many times as long as the baseline's a step takes, mean over the seeds.
         agreement: by cut, mean over the seeds.
@@ -155,7 +157,8 @@ class Summary:
     method: str
     locks: tuple[str, ...]
     failed: int
-    error: Spread | None
+    measure: Measure
+    score: Spread | None
     difference: Difference | None
     ms_per_step: float | None
     times: float | None
@@ -163,32 +166,43 @@ class Summary:
     alignment: Figures
 
 
-def summarize(results: Iterable[Result]) -> list[Summary]:
-    """What the cells come to, method by method, in the order in which the methods first appear."""
+def summarize(results: Iterable[Result], measure: Measure | None = None) -> list[Summary]:
+    """What the cells come to, method by method, in the order in which the methods first appear.
+
+    Args:
+        results: the cells, all of one comparison.
+        measure: what they are judged by; if not given, what the settings of the first one say.
+    """
     cells = list(results)
+    if measure is None:
+        measure = measure_of(cells[0].settings if cells else {})
     baseline = {cell.seed: cell for cell in cells if cell.method == BASELINE and cell.failed is None}
     return [
-        _summary(method, [cell for cell in cells if cell.method == method], baseline)
+        _summary(method, [cell for cell in cells if cell.method == method], baseline, measure)
         for method in dict.fromkeys(cell.method for cell in cells)
     ]
 
 
-def _summary(method: str, cells: list[Result], baseline: Mapping[int, Result]) -> Summary:
+def _summary(method: str, cells: list[Result], baseline: Mapping[int, Result], measure: Measure) -> Summary:
+    def tested(cell: Result) -> float | None:
+        return measure.of(error=cell.test_error, loss=cell.test_loss)
+
     done = [cell for cell in cells if cell.failed is None]
     pairs = [(cell, baseline[cell.seed]) for cell in done if cell.seed in baseline]
-    errors = [cell.test_error for cell in done if cell.test_error is not None]
+    scores = [score for cell in done if (score := tested(cell)) is not None]
     times = [cell.ms_per_step for cell in done if cell.ms_per_step is not None]
     ratios = [ours.ms_per_step / its.ms_per_step for ours, its in pairs if ours.ms_per_step and its.ms_per_step]
     gaps = [
-        ours.test_error - its.test_error
+        our_score - its_score
         for ours, its in pairs
-        if ours.test_error is not None and its.test_error is not None
+        if (our_score := tested(ours)) is not None and (its_score := tested(its)) is not None
     ]
     return Summary(
         method,
         cells[0].locks,
         failed=len(cells) - len(done),
-        error=Spread(fmean(errors), stdev(errors) if len(errors) > 1 else None, len(errors)) if errors else None,
+        measure=measure,
+        score=Spread(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores)) if scores else None,
         difference=confidence(gaps) if gaps and method != BASELINE else None,
         ms_per_step=fmean(times) if times else None,
         times=fmean(ratios) if ratios else None,

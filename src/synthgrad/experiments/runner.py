@@ -5,9 +5,10 @@ The methods of a seed take turns, some steps each, so that whatever else the mac
     seed 0:  bp, zero, cdni | bp, zero, cdni | ..        each block `TURN` steps
     seed 1:  bp, zero, cdni | ..
 
-Shapes: `B` batch, `N` images.
+Shapes: `B` batch, `N` examples, `T` tokens of an example.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthgrad.core.agreement import Agreement, Alignment
+from synthgrad.core.batch import Loss
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
@@ -36,8 +38,9 @@ from synthgrad.experiments.spec import Comparison, Training
 __all__ = ["Cell", "PlainLoop", "run_comparison", "threads"]
 
 TURN = 25  # steps that a method does before it is the next one's turn
-EVALUATED = 1000  # images at once, to bound the memory
-PROBED = 512  # images of the validation part that the alignment is measured on, at most
+EVALUATED = 1000  # examples at once, to bound the memory
+PROBED = 512  # rows of the validation part that the alignment is measured on, at most
+EVALUATIONS = 10  # on the validation part, where there are no epochs to end with one
 
 Tell = Callable[[Event, Mapping[str, Any]], None]
 Keep = Callable[[Result], None]
@@ -106,17 +109,18 @@ class Net(Protocol):
     """What a cell trains: a `Decoupled`, or a `PlainLoop`."""
 
     plain: Any
+    plan: Plan
 
     @property
     def locks(self) -> frozenset[Lock]:
         """What updates wait for."""
         ...
 
-    def step(self, *inputs: Tensor, target: Tensor) -> Outcome:
+    def step(self, *inputs: Tensor, target: Tensor, index: Tensor | None = None) -> Outcome:
         """Learn from a batch."""
         ...
 
-    def probe(self, *inputs: Tensor, target: Tensor) -> dict[str, Alignment]:
+    def probe(self, *inputs: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Alignment]:
         """Alignment at each cut."""
         ...
 
@@ -125,7 +129,7 @@ class PlainLoop:
     """Back-propagation as everybody writes it, without our library: the baseline, in results and in time.
 
     Args:
-        model: taking (B, inputs) to (B, classes).
+        model: taking (B, inputs) to (B, classes), or (B, T) to (B, T, classes).
         optimizer: of all its parameters.
         lr_schedule: counts steps.
         plan: says what updates wait for; it is not what is run.
@@ -145,18 +149,27 @@ class PlainLoop:
         """What updates wait for."""
         return locks(self.plan)
 
-    def step(self, *inputs: Tensor, target: Tensor) -> Outcome:
+    def step(self, *inputs: Tensor, target: Tensor, index: Tensor | None = None) -> Outcome:
         """One step of back-propagation."""
         self.optimizer.zero_grad()
-        loss = functional.cross_entropy(self.plain(*inputs), target)
+        loss = _loss(self.plain(*inputs), target)
         loss.backward()
         self.optimizer.step()
         self.lr_schedule.step()
         return Outcome(loss.detach(), {})
 
-    def probe(self, *inputs: Tensor, target: Tensor) -> dict[str, Alignment]:
+    def probe(self, *inputs: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Alignment]:
         """Nothing: there is no synthetic gradient."""
         return {}
+
+
+def _loss(output: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of (B, classes) with (B,), or of (B, T, classes) with (B, T)."""
+    return functional.cross_entropy(output.flatten(0, -2), target.flatten())
+
+
+def _tokens(target: Tensor) -> int:
+    return target.numel()
 
 
 def _build(training: Training, method: Method, data: Split, steps: int) -> Net:
@@ -164,25 +177,37 @@ def _build(training: Training, method: Method, data: Split, steps: int) -> Net:
     sample = (data.train_x[: training.batch_size], data.train_y[: training.batch_size])
     model = network_named(training.model).build(training, tuple(sample[0].shape[1:]), data.classes)
     model.to(sample[0].device)  # drawn on the CPU, whatever the device
-    optimizer = partial(torch.optim.Adam, lr=training.lr, fused=True)  # the fastest there is, for everybody
-    lr_schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)
+    # Fused is the fastest there is, for everybody; without decay AdamW is Adam.
+    optimizer = partial(torch.optim.AdamW, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    lr_schedule = partial(_lr_schedule, warm_up=training.warm_up, steps=steps)
     if method.plain:
         own = optimizer(model.parameters())
         stages = (Declaration(synthesizer=False, feedback=frozenset()),) * (len(training.cut_names) + 1)
         return PlainLoop(model, own, lr_schedule(own), Plan(method.schedule(), stages))
-    settings = {"classes": data.classes, "rank": training.rank or None}
+    settings = {"classes": data.classes, "outputs": data.classes, "rank": training.rank or None}
+    settings["examples"] = len(data.train_y)
     return decouple(
         model,
         at=training.cut_names,
         sample=sample,
-        loss=functional.cross_entropy,
+        loss=Loss(_loss, terms=_tokens),
         optimizer=optimizer,
         synthesizer=factory(method.synthesizer, **settings),
         input_synthesizer=factory(method.input_synthesizer, **settings),
         synthesizer_optimizer=partial(torch.optim.Adam, lr=training.synthesizer_lr, fused=True),
         lr_schedule=lr_schedule,
         schedule=method.schedule(),
+        monitor=0,  # the tables show the agreement
     )
+
+
+def _lr_schedule(optimizer: torch.optim.Optimizer, *, warm_up: int, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A rise along a line over `warm_up` steps, under a fall to 0 along a cosine over all `steps`."""
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / (warm_up + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 # ---- one method with one seed ----------------------------------------------------------------------------------------
@@ -207,7 +232,8 @@ class Cell:
         self._tell = tell
         self.split = load(training, seed) if data is None else data
         self.batches = len(self.split.train_y) // training.batch_size  # of an epoch
-        self.total = self.batches * training.epochs
+        self.total = training.steps or self.batches * training.epochs
+        self.period = -(-training.steps // EVALUATIONS) if training.steps else self.batches  # steps between evaluations
         self.steps = 0
         self.seconds: list[float] = []  # of each step
         self.agreement: dict[str, dict[str, list[float]]] = {}
@@ -230,7 +256,7 @@ class Cell:
                 with self._own_random():
                     for _ in range(min(TURN, self.total - self.steps)):
                         self._step(*self._next_batch())
-                        if self.steps % self.batches == 0:
+                        if self.steps % self.period == 0:
                             self._evaluate("valid", self.split.valid_x, self.split.valid_y)
                 yield
             self._evaluate("test", self.split.test_x, self.split.test_y)
@@ -268,19 +294,19 @@ class Cell:
             settings=self.training.as_table(),
         )
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
-        """The next images and labels, shuffled anew at each epoch."""
+    def _next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The next inputs and labels, shuffled anew at each epoch, and their numbers."""
         size, place = self.training.batch_size, self.steps % self.batches
         if place == 0:
             order = torch.randperm(len(self.split.train_y), generator=self._order)
             self._epoch = order.to(self.split.train_y.device)
         chosen = self._epoch[place * size : (place + 1) * size]
-        return self.split.train_x[chosen], self.split.train_y[chosen]
+        return self.split.train_x[chosen], self.split.train_y[chosen], chosen
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, inputs: Tensor, labels: Tensor, index: Tensor) -> None:
         synchronize(labels.device)
         start = time.perf_counter()
-        outcome = self.net.step(images, target=labels)
+        outcome = self.net.step(inputs, target=labels, index=index)
         synchronize(labels.device)
         self.seconds.append(time.perf_counter() - start)
         loss = float(outcome.loss)
@@ -290,24 +316,35 @@ class Cell:
         agreement = _gather(self.agreement, outcome.agreement)
         self.tell(StepDone(self.steps, loss, agreement))
         if self._is_probed(self.steps):
-            aligned = self.net.probe(self.split.valid_x[:PROBED], target=self.split.valid_y[:PROBED])
+            images, target, numbers = self._probed
+            aligned = self.net.probe(images, target=target, index=numbers)
             if aligned:
                 self.tell(Probed(self.steps, _gather(self.alignment, aligned)))
+
+    @property
+    def _probed(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """On what the alignment is measured: the validation part; but what goes by an example's number knows none."""
+        split = self.split
+        rows = max(1, PROBED // split.valid_y[0].numel())  # a token is a row
+        if any("index" in stage.needs for stage in self.net.plan.stages):
+            return split.train_x[:rows], split.train_y[:rows], torch.arange(rows, device=split.train_y.device)
+        return split.valid_x[:rows], split.valid_y[:rows], None
 
     def _is_probed(self, step: int) -> bool:
         """Whether one of the probes, spread evenly over the run, falls on this step."""
         probes = self.training.probes
         return step * probes // self.total > (step - 1) * probes // self.total
 
-    def _evaluate(self, split: str, images: Tensor, labels: Tensor) -> None:
+    def _evaluate(self, split: str, inputs: Tensor, labels: Tensor) -> None:
         self.net.plain.eval()
         with torch.no_grad():
-            output = torch.cat([self.net.plain(part) for part in images.split(EVALUATED)])  # (N, classes)
+            parts = inputs.split(max(1, EVALUATED // labels[0].numel()))
+            output = torch.cat([self.net.plain(part) for part in parts])  # (N, classes) or (N, T, classes)
         self.net.plain.train()
-        loss = float(functional.cross_entropy(output, labels))
+        loss = float(_loss(output, labels))
         if not _is_finite(loss):
             raise NumericalError(f"the loss on the {split} part is {loss} after step {self.steps}", stage=-1)
-        error = float((output.argmax(1) != labels).cpu().double().mean())
+        error = float((output.argmax(-1) != labels).cpu().double().mean())
         self.evaluated[split] = Evaluated(self.steps, split, loss, error)
         self.tell(self.evaluated[split])
 

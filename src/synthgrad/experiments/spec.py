@@ -9,7 +9,7 @@ from typing import Any, Self
 from synthgrad.experiments.datasets import DataSet, data_set_named
 from synthgrad.experiments.methods import METHODS, method_named
 from synthgrad.experiments.names import SettingsError, nearest
-from synthgrad.experiments.networks import chosen_cuts, network_named
+from synthgrad.experiments.networks import NETWORKS, chosen_cuts, network_named
 
 __all__ = [
     "Comparison",
@@ -27,18 +27,23 @@ class Training:
     """What is trained on what, and how. The defaults are for the digits; see `for_data`.
 
     Attributes:
-        data: digits, shipped with the package; mnist; or idx, any folder in MNIST's layout.
-        data_dir: where the data's files are; idx needs it, mnist finds a usual place.
+        data: digits, shipped with the package; mnist; idx, any folder in MNIST's layout; cifar10; or text, any file.
+        data_dir: where the data's files are; idx and text need it, mnist and cifar10 find a usual place.
         download: fetch mnist if it is not there.
-        valid: how many training images of mnist and idx to hold out, to choose settings with; of the digits, a tenth.
-        model: fully-connected or convolutional.
-        layers: hidden layers.
-        hidden: features of each hidden layer of the fully connected model.
-        channels: channels of each hidden layer of the convolutional model; the paper has 64.
+        valid: how many training images to hold out, to choose settings with; of the digits a tenth, of text 5 %.
+        model: fully-connected, convolutional, residual or transformer.
+        layers: hidden layers, or blocks.
+        hidden: features of each hidden layer of the fully connected model, and of the transformer.
+        channels: channels of the convolutional model's hidden layers, of the residual one's first; the paper has 64.
+        heads: attention heads of the transformer.
+        context: characters that the transformer sees at once.
         cuts: cut after which layers: all; a number of them, placed evenly; or names, such as layer1,layer3.
-        epochs: passes over the training images.
-        batch_size: images in a batch; an epoch's last images that fill no batch are left out.
-        lr: learning rate of the network (Adam), falling to 0 along a cosine.
+        epochs: passes over the training part.
+        steps: how many batches to train on, instead of whole epochs; 0 for those.
+        batch_size: examples in a batch; an epoch's last ones that fill no batch are left out.
+        lr: learning rate of the network (AdamW), falling to 0 along a cosine.
+        warm_up: over how many steps the learning rate rises before that.
+        weight_decay: of the network, decoupled (AdamW).
         synthesizer_lr: learning rate of all synthesizers (Adam), constant.
         rank: rank of the linear synthesizers; 0 is full.
         probes: how many times in a run the alignment is measured, on validation images, 512 at most.
@@ -54,10 +59,15 @@ class Training:
     layers: int = 4
     hidden: int = 256
     channels: int = 16
+    heads: int = 4
+    context: int = 64
     cuts: str = "all"
     epochs: int = 20
+    steps: int = 0
     batch_size: int = 64
     lr: float = 1e-3
+    warm_up: int = 0
+    weight_decay: float = 0.0
     synthesizer_lr: float = 3e-3
     rank: int = 0
     probes: int = 15
@@ -66,10 +76,17 @@ class Training:
 
     def __post_init__(self) -> None:
         self.data_set.check(self.data_dir, self.download)
-        network_named(self.model)
-        for name in ("layers", "hidden", "channels", "valid", "epochs", "probes", "threads"):
+        if network_named(self.model).tokens != self.data_set.tokens:
+            fitting = [name for name, network in NETWORKS.items() if network.tokens == self.data_set.tokens]
+            raise SettingsError(f"model {self.model} does not take {self.data_set.name}; use {' or '.join(fitting)}")
+        for name in ("layers", "hidden", "channels", "heads", "context", "valid", "epochs", "probes", "threads"):
             _check(name, getattr(self, name), at_least=1)
-        _check("rank", self.rank, at_least=0)
+        for name in ("rank", "steps", "warm_up"):
+            _check(name, getattr(self, name), at_least=0)
+        if self.data_set.tokens and self.hidden % self.heads:
+            raise SettingsError(f"hidden is {self.hidden}: expected a multiple of heads, {self.heads}")
+        if not 0.0 <= self.weight_decay < 1.0:
+            raise SettingsError(f"weight_decay is {self.weight_decay}: expected a number from 0 to 1, such as 0.01")
         # BatchNorm has no variance to learn from in a batch of one.
         _check("batch_size", self.batch_size, at_least=2, at_most=self.data_set.largest_batch)
         for name in ("lr", "synthesizer_lr"):
@@ -144,7 +161,8 @@ class Comparison(Training):
     """The same network, initial weights and batches, trained by each method.
 
     Attributes:
-        methods: which methods, out of bp, zero, dni, cdni, unlock, staged; separated by commas or blanks.
+        methods: which methods, out of bp, zero, dni, cdni, unlock, logistic, sobolev, critic, local, local-block,
+            predsim, dfa, stale, staged; separated by commas or blanks.
         seeds: how many seeds, of weights and batches; on the digits, seed s tests on fold s of five, so that five
             seeds test on every image.
     """

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.experiments.measures import ERROR, Measure, measure_of
 from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.results import Difference, Figures, Spread, Summary
+from synthgrad.experiments.results import Figures, Summary
 from synthgrad.experiments.spec import Comparison
 
-__all__ = ["Board", "cuts_table", "legend", "summary_markdown", "summary_rows", "summary_table"]
+__all__ = ["Board", "cuts_table", "legend", "markdown", "mean_of", "summary_markdown", "summary_rows", "summary_table"]
 
 NOTHING = "-"
 
@@ -34,7 +35,8 @@ class _Row:
         steps: done with the current seed.
         spent: seconds on all steps so far, evaluation included.
         done: steps with all seeds so far.
-        tested: test errors of the seeds that have ended.
+        valid: the last validation error, or loss.
+        tested: test errors, or losses, of the seeds that have ended.
     """
 
     total: int = 0
@@ -43,7 +45,7 @@ class _Row:
     ended: int = 0
     spent: float = 0.0
     loss: float | None = None
-    valid_error: float | None = None
+    valid: float | None = None
     agreement: float | None = None
     alignment: float | None = None
     tested: list[float] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Board:
 
     def __init__(self, comparison: Comparison, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.comparison = comparison
+        self.measure = measure_of(comparison.as_table())
         self._clock = clock
         self._began = self._last = clock()
         self._seed = 0
@@ -76,13 +79,13 @@ class Board:
                 row.total, row.steps, row.failed = settings["steps"], 0, None
             case StepDone(step, loss, agreement):
                 row.steps, row.done, row.loss = step, row.done + 1, loss
-                row.agreement = _mean_of(agreement, "cosine")
+                row.agreement = mean_of(agreement, "cosine")
             case Probed(_, alignment):
-                row.alignment = _mean_of(alignment, "parameter_cosine")
-            case Evaluated(_, "test", _, error):
-                row.tested.append(error)
-            case Evaluated(_, _, _, error):
-                row.valid_error = error
+                row.alignment = mean_of(alignment, "parameter_cosine")
+            case Evaluated(_, "test", loss, error):
+                row.tested.append(self.measure.of(error=error, loss=loss))
+            case Evaluated(_, _, loss, error):
+                row.valid = self.measure.of(error=error, loss=loss)
             case Finished():
                 row.ended += 1
             case Failed(_, reason):
@@ -115,28 +118,31 @@ class Board:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
         table.add_column("method", style="bold", no_wrap=True)
         table.add_column("this seed", no_wrap=True)
-        for heading in ("loss", "valid\nerror %", "agree-\nment", "align-\nment", "test error %\nso far"):
+        judged = self.measure.heading.replace(" (", "\n(")  # so that the table fits into 80 columns
+        for heading in ("loss", f"valid\n{judged}", "agree-\nment", "align-\nment", f"test {judged}\nso far"):
             table.add_column(heading, justify="right", no_wrap=True)
         for name, row in self._rows.items():
             bar = ProgressBar(total=max(row.total, 1), completed=row.steps, width=16)
             state: RenderableType = Text("failed", style="bold red") if row.failed is not None else bar
-            tested = _percent(fmean(row.tested)) if row.tested else NOTHING
-            figures = (_figure(row.loss, 3), _percent(row.valid_error), _figure(row.agreement), _figure(row.alignment))
+            valid = NOTHING if row.valid is None else self.measure.value(row.valid)
+            tested = self.measure.value(fmean(row.tested)) if row.tested else NOTHING
+            figures = (_figure(row.loss, 3), valid, _figure(row.agreement), _figure(row.alignment))
             table.add_row(name, state, *figures, tested)
         return Group(Text(self.headline(), style="dim"), table)
 
 
-def _mean_of(figures: Figures, name: str) -> float | None:
+def mean_of(figures: Figures, name: str) -> float | None:
     """Of one figure, the mean over the cuts."""
     return fmean(values[name] for values in figures.values()) if figures else None
 
 
 # ---- at the end ------------------------------------------------------------------------------------------------------
 
+# In place of {} stands what the cells are judged by.
 HEADINGS = (
     "method",
     "waits for (locks)",
-    "test error %",
+    "test {}",
     "Δ to bp (95 %)",
     "ms/step (× bp)",
     "agreement",
@@ -148,7 +154,7 @@ WIDE_HEADINGS = (*HEADINGS[:6], "alignment\n(rows)", "alignment\n(parameters)")
 NARROW_HEADINGS = (
     "method",
     "waits for\n(locks)",
-    "test\nerror %",
+    "test\n{}",
     "Δ to bp\n(95 %)",
     "ms/step\n× bp",
     "agree-\nment",
@@ -158,16 +164,22 @@ NARROW_HEADINGS = (
 WIDE = 118  # columns that the wide table takes at most
 
 
+def _judged_by(summaries: Sequence[Summary]) -> Measure:
+    """What the cells are judged by, which is the same for all methods."""
+    return summaries[0].measure if summaries else ERROR
+
+
 def _cells(summary: Summary) -> tuple[str, ...]:
     """A method's row, as text; the locks apart, which are laid out by width."""
     failed = f" ({summary.failed} failed)" if summary.failed else ""
+    measure, score, gap = summary.measure, summary.score, summary.difference
     return (
-        (_spread(summary.error) if summary.error else NOTHING) + failed,
-        _difference(summary.difference),
+        (NOTHING if score is None else measure.spread(score.mean, score.std)) + failed,
+        NOTHING if gap is None else measure.difference(gap.mean, gap.half_width),
         NOTHING if summary.ms_per_step is None else _milliseconds(summary.ms_per_step, summary.times),
-        _figure(_mean_of(summary.agreement, "cosine")),
-        _figure(_mean_of(summary.alignment, "cosine")),
-        _figure(_mean_of(summary.alignment, "parameter_cosine")),
+        _figure(mean_of(summary.agreement, "cosine")),
+        _figure(mean_of(summary.alignment, "cosine")),
+        _figure(mean_of(summary.alignment, "parameter_cosine")),
     )
 
 
@@ -181,11 +193,13 @@ def summary_table(summaries: Sequence[Summary], *, width: int) -> Table:
     wide = width >= WIDE
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(WIDE_HEADINGS if wide else NARROW_HEADINGS):
+        heading = heading.format(_judged_by(summaries).heading)
         table.add_column(heading, justify="right" if number > 1 else "left", no_wrap=True)
     for summary in summaries:
         waits = (", " if wide else "\n").join(summary.locks) or "nothing"
         cells = _cells(summary) if wide else map(_squeeze, _cells(summary))
-        table.add_row(Text(summary.method, style="bold"), waits, *cells, style="red" if summary.failed else None)
+        name = summary.method if wide else summary.method.replace("-", "-\n")
+        table.add_row(Text(name, style="bold"), waits, *cells, style="red" if summary.failed else None)
     return table
 
 
@@ -213,55 +227,51 @@ def cuts_table(summaries: Sequence[Summary]) -> Table:
 def legend(summaries: Sequence[Summary]) -> str:
     """What is to be seen in the tables, in plain words."""
     titles = [f"{one.method}: {METHODS[one.method].title}." for one in summaries if one.method in METHODS]
-    return "\n".join([*titles, "", *_READING])
+    reading = (one.format(_judged_by(summaries).name) for one in _READING)
+    return "\n".join([*titles, "", *reading])
 
 
 _READING = (
     "Waits for: what a layer's update needs, of the same batch, from the layers before it (forward), from the forward "
     "pass of those behind it (update), from their backward pass (backward).",
-    "Test error: of the plain model, mean ± standard deviation over the seeds; Δ: paired by seed. ms/step: the median "
+    "Test {}: of the plain model, mean ± standard deviation over the seeds; Δ: paired by seed. ms/step: the median "
     "on this one device, where nobody waits: the price of decoupling, not its use.",
     "Agreement: cosine of a synthetic gradient with what its synthesizer learns from. Alignment: with the true "
     "gradient, at the cut (rows), and of the parameters below it.",
 )
 
 
-def summary_rows(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The summary as text: the headings, and a row for each method."""
-    return HEADINGS, [(one.method, ", ".join(one.locks) or "nothing", *_cells(one)) for one in summaries]
+def summary_rows(
+    summaries: Sequence[Summary], measure: Measure | None = None
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The summary as text: the headings, and a row for each method.
+
+    Args:
+        summaries: what the methods came to.
+        measure: what the cells are judged by, if there may be none that tells.
+    """
+    judged = (measure or _judged_by(summaries)).heading
+    headings = tuple(heading.format(judged) for heading in HEADINGS)
+    return headings, [(one.method, ", ".join(one.locks) or "nothing", *_cells(one)) for one in summaries]
 
 
 def summary_markdown(summaries: Sequence[Summary]) -> str:
     """The summary as a Markdown table."""
     headings, rows = summary_rows(summaries)
-    aligned = [":--", ":--", *["--:"] * (len(headings) - 2)]
-    return "\n".join(_markdown_row(row) for row in (headings, aligned, *rows)) + "\n"
+    return markdown(headings, rows, left=2)
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A Markdown table, its first `left` columns aligned to the left, the others to the right."""
+    aligned = [":--"] * left + ["--:"] * (len(headings) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, aligned, *rows)) + "\n"
 
 
 # ---- figures as text -------------------------------------------------------------------------------------------------
 
 
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.2f}"
-
-
 def _figure(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def _spread(spread: Spread) -> str:
-    return _percent(spread.mean) + ("" if spread.std is None else f" ± {_percent(spread.std)}")
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return NOTHING
-    interval = "" if difference.half_width is None else f" ± {_percent(difference.half_width)}"
-    return f"{100 * difference.mean:+.2f}{interval}"
 
 
 def _milliseconds(value: float, times: float | None) -> str:

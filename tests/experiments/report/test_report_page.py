@@ -11,6 +11,7 @@ from synthgrad.core.errors import SynthgradError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone, encode
 from synthgrad.experiments.methods import METHODS, Method
 from synthgrad.experiments.report import gantt, page, write_report
+from synthgrad.experiments.report.curves import valid_panel
 from synthgrad.experiments.report.run import read_run
 from synthgrad.experiments.results import Result, encode_result
 
@@ -47,12 +48,23 @@ def ended(method: str, seed: int) -> Result:
     milliseconds = 1.0 if method == "bp" else 3.0
     error = {"bp": 0.01, "zero": 0.09}.get(method, 0.02) + seed / 1000
     return Result(
-        method, seed, STEPS, test_error=error, ms_per_step=milliseconds, locks=LOCKS.get(method, ()), alignment=own
+        method,
+        seed,
+        STEPS,
+        test_error=error,
+        test_loss=1.0 + 10 * error,
+        ms_per_step=milliseconds,
+        locks=LOCKS.get(method, ()),
+        alignment=own,
     )
 
 
 def make(
-    folder: Path, cells: dict[tuple[str, int], list[Event]], results: list[Result], status: str = "finished"
+    folder: Path,
+    cells: dict[tuple[str, int], list[Event]],
+    results: list[Result],
+    status: str = "finished",
+    data: str | None = None,
 ) -> Path:
     folder.mkdir()
     lines = [encode(event, method=method, seed=seed) for (method, seed), events in cells.items() for event in events]
@@ -61,19 +73,20 @@ def make(
     methods = list(dict.fromkeys(method for method, _ in cells))
     (folder / "run.toml").write_text(
         f'status = "{status}"\ncommand = "synthgrad compare --x <y> & z"\n\n[comparison]\n'
-        f'methods = {json.dumps(methods)}\nlayers = 2\n\n[versions]\ntorch = "2.13.0"\n',
+        f"methods = {json.dumps(methods)}\nlayers = 2\n{'' if data is None else f'data = {json.dumps(data)}'}\n\n"
+        f'[versions]\ntorch = "2.13.0"\n',
         encoding="utf-8",
     )
     return folder
 
 
-def whole(folder: Path, methods: tuple[str, ...] = ALL, seeds: int = 2) -> Path:
+def whole(folder: Path, methods: tuple[str, ...] = ALL, seeds: int = 2, data: str | None = None) -> Path:
     where = [(method, seed) for method in methods for seed in range(seeds)]
     cells = {
         (method, seed): [*cell_events(method, seed), Evaluated(STEPS, "test", 0.1, 0.05), Finished(STEPS, 1.0)]
         for method, seed in where
     }
-    return make(folder, cells, [ended(method, seed) for method, seed in where])
+    return make(folder, cells, [ended(method, seed) for method, seed in where], data=data)
 
 
 class Checker(HTMLParser):
@@ -248,6 +261,42 @@ def test_results_are_told_by_the_events_where_none_were_kept(tmp_path: Path) -> 
     folder = whole(tmp_path / "run", ("bp",), seeds=1)
     (folder / "results.jsonl").unlink()
     assert "5.00" in text_of(folder)
+
+
+def test_a_run_on_text_is_told_by_its_loss(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "text", data="text")
+    said = text_of(folder)
+    space = "\N{NO-BREAK SPACE}"
+    assert f"cdni has the lowest test loss: 1.205{space}nats, against 1.105{space}nats of" in said
+    assert f"+0.100 ± 0.000 nats (95{space}%, 2 seeds)" in said
+    assert f"without any gradient (zero) it is 1.905{space}nats" in said
+    assert "test loss (nats)" in said and "Test loss: of the plain network" in said
+    assert "1.105 ± 0.007" in said
+    assert "validation loss (nats)" in said
+    assert "error" not in said.lower() and " points (" not in said
+
+
+def test_the_validation_panel_shows_the_figure_that_counts(tmp_path: Path) -> None:
+    images, text = (read_run(whole(tmp_path / data, ("bp",), 1, data)) for data in ("digits", "text"))
+    assert [cell.valid for cell in images.cells] == [[(6, 0.3 / 6), (12, 0.3 / 12)]]
+    assert [cell.valid for cell in text.cells] == [[(6, 0.5), (12, 0.5)]]
+    assert "%" in valid_panel(images) and "validation error<" in valid_panel(images)
+    assert "%" not in valid_panel(text) and "validation loss (nats)<" in valid_panel(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"), [("digits", "error is 5.00\N{NO-BREAK SPACE}%"), ("text", "loss is 0.100")]
+)
+def test_the_events_tell_the_figure_that_counts(tmp_path: Path, data: str, sentence: str) -> None:
+    folder = whole(tmp_path / "run", ("bp",), seeds=1, data=data)
+    (folder / "results.jsonl").unlink()
+    assert f"The test {sentence}" in text_of(folder)
+
+
+def test_an_unfinished_run_on_text_has_no_loss_yet(tmp_path: Path) -> None:
+    said = text_of(make(tmp_path / "none", {}, [], "unfinished", "text"))
+    assert "there is no test loss yet" in said and "test loss (nats)" in said
+    assert "error" not in said.lower()
 
 
 def test_charts_of_methods_that_look_alike_are_one() -> None:

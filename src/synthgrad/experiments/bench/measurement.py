@@ -18,6 +18,7 @@ __all__ = ["BENCHMARKS", "Measurement", "interleaved", "measure"]
 BENCHMARKS: Mapping[str, str] = {
     "step": "a step of label-conditioned synthetic gradients against one of plain back-propagation",
     "memory": "activations held at the peak, 16 stages update-unlocked against plain back-propagation",
+    "signals": "arithmetic, parameters and bytes of each learning signal; counted, not timed",
     "startup": "what `import synthgrad` adds to `import torch`, and `synthgrad --help`",
 }
 

@@ -23,11 +23,14 @@ from torch.utils import _pytree as pytree
 from synthgrad.core.schedules import update_unlocked
 from synthgrad.core.stage import Passage
 from synthgrad.core.synthesizers import LinearSynthesizer
+from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine
 from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batch
 from synthgrad.models import fully_connected
 
 __all__ = ["Meter", "run"]
+
+Engine = LocalEngine | DistributedEngine
 
 ROWS, WIDTH, LAYERS, CLASSES = 8192, 256, 15, 10  # 15 hidden layers and the output: 16 stages
 MIB = 2**20
@@ -103,7 +106,7 @@ def _held(name: str, rounds: int) -> int:
     return meter.peak
 
 
-def _held_by(engine: LocalEngine) -> Iterable[Tensor]:
+def _held_by(engine: Engine) -> Iterable[Tensor]:
     """What stands in the mailbox and in the stages' passages, graphs excluded: those are autograd's."""
     passages: list[Passage] = [passage for stage in engine.stages for passage in stage.passages.values()]
     values = [
@@ -139,7 +142,7 @@ def _peak() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-Side = tuple[Callable[[], Any], list[Tensor], tuple[Tensor, ...], LocalEngine | None]
+Side = tuple[Callable[[], Any], list[Tensor], tuple[Tensor, ...], Engine | None]
 
 
 def _plain() -> Side:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from synthgrad.experiments.measures import ERROR
 from synthgrad.experiments.report.drawing import Markup, Scale, shortened, svg, tag
 from synthgrad.experiments.report.run import CellRecord, Point, Run
 from synthgrad.experiments.report.style import method_class
 
-__all__ = ["Curve", "binned", "curve", "loss_panel", "error_panel"]
+__all__ = ["Curve", "binned", "curve", "loss_panel", "valid_panel"]
 
 WIDTH, HEIGHT = 372.0, 270.0
 LEFT, TOP, BOTTOM = 44.0, 26.0, 38.0
@@ -66,10 +67,12 @@ def loss_panel(run: Run) -> tuple[Markup, int]:
     return _panel(run, curves, "training loss", _plain), width
 
 
-def error_panel(run: Run) -> Markup:
-    """The validation error."""
+def valid_panel(run: Run) -> Markup:
+    """The validation error, or loss."""
     curves = [curve(method, run.of(method), lambda cell: cell.valid, 1) for method in run.methods]
-    return _panel(run, curves, "validation error", _percent)
+    if run.measure == ERROR:
+        return _panel(run, curves, "validation error", _percent)  # the unit stands at the axis
+    return _panel(run, curves, f"validation {run.measure.heading}", _plain)
 
 
 def _plain(value: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from synthgrad.experiments.measures import Measure
 from synthgrad.experiments.report.gantt import STEPS, Chart
 from synthgrad.experiments.report.run import Run
 from synthgrad.experiments.results import BASELINE, Difference, Summary
@@ -13,50 +14,53 @@ NO_GRADIENT = "zero"  # the method that sends none: what the others have to beat
 
 
 def findings(run: Run, drawn: Sequence[Chart]) -> list[str]:
-    """Three sentences: on the error, on the gradients, and on waiting and time."""
+    """Three sentences: on the error or loss, on the gradients, and on waiting and time."""
     summaries = {one.method: one for one in run.summaries()}
     best = _best(summaries)
-    return [_on_error(summaries, best), _on_gradients(summaries, best), _on_time(summaries, best, drawn)]
+    return [_on_score(summaries, best, run.measure), _on_gradients(summaries, best), _on_time(summaries, best, drawn)]
 
 
 def _best(summaries: dict[str, Summary]) -> Summary | None:
-    """The method with the lowest test error of those that do without the backward lock, and send a gradient."""
+    """The method with the lowest test score of those that do without the backward lock, and send a gradient."""
     free = [one for one in summaries.values() if "backward" not in one.locks and one.method != NO_GRADIENT]
-    ended = [(one.error.mean, place) for place, one in enumerate(free) if one.error is not None]
+    ended = [(one.score.mean, place) for place, one in enumerate(free) if one.score is not None]
     return free[min(ended)[1]] if ended else None
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
-
-
-def _on_error(summaries: dict[str, Summary], best: Summary | None) -> str:
+def _on_score(summaries: dict[str, Summary], best: Summary | None, measure: Measure) -> str:
     base, nothing = summaries.get(BASELINE), summaries.get(NO_GRADIENT)
     without = ""
-    if nothing is not None and nothing.error is not None:
-        without = f"; without any gradient ({NO_GRADIENT}) it is {_percent(nothing.error.mean)}"
-    if best is None or best.error is None:
-        ended = [(one.method, one.error.mean) for one in summaries.values() if one.error is not None]
+    if nothing is not None and nothing.score is not None:
+        without = f"; without any gradient ({NO_GRADIENT}) it is {_figure(nothing.score.mean, measure)}"
+    if best is None or best.score is None:
+        ended = [(one.method, one.score.mean) for one in summaries.values() if one.score is not None]
         if not ended:
-            return "No method has come to its test, so there is no test error yet; the curves show how far each came."
-        return f"The test error is {', '.join(f'{_percent(error)} with {method}' for method, error in ended)}."
+            missing = f"there is no test {measure.name} yet; the curves show how far each came"
+            return f"No method has come to its test, so {missing}."
+        figures = (f"{_figure(score, measure)} with {method}" for method, score in ended)
+        return f"The test {measure.name} is {', '.join(figures)}."
     reached = (
-        f"Of the methods that do not wait for gradients, {best.method} has the lowest test error: "
-        f"{_percent(best.error.mean)}"
+        f"Of the methods that do not wait for gradients, {best.method} has the lowest test {measure.name}: "
+        f"{_figure(best.score.mean, measure)}"
     )
-    if base is None or base.error is None or best.difference is None:
-        return f"{reached} ({_seeds(best.error.n)}){without}."
+    if base is None or base.score is None or best.difference is None:
+        return f"{reached} ({_seeds(best.score.n)}){without}."
     return (
-        f"{reached}, against {_percent(base.error.mean)} of back-propagation ({BASELINE}), "
-        f"{_difference(best.difference)}{without}."
+        f"{reached}, against {_figure(base.score.mean, measure)} of back-propagation ({BASELINE}), "
+        f"{_difference(best.difference, measure)}{without}."
     )
 
 
-def _difference(gap: Difference) -> str:
-    said = f"a difference of {100 * gap.mean:+.2f}".replace("-", "−")
+def _figure(value: float, measure: Measure) -> str:
+    return measure.with_unit(value).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _difference(gap: Difference, measure: Measure) -> str:
+    written = measure.difference(gap.mean, gap.half_width).replace("-", "−")
+    said = f"a difference of {written} {measure.difference_unit}"
     if gap.half_width is None:
-        return f"{said} points, from one seed, which tells little"
-    said += f" ± {100 * gap.half_width:.2f} points (95\N{NO-BREAK SPACE}%, {_seeds(gap.n)})"
+        return f"{said}, from one seed, which tells little"
+    said += f" (95\N{NO-BREAK SPACE}%, {_seeds(gap.n)})"
     return said + (", which these seeds cannot tell from none" if abs(gap.mean) <= gap.half_width else "")
 
 

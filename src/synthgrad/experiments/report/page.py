@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.report.curves import error_panel, loss_panel
+from synthgrad.experiments.report.curves import loss_panel, valid_panel
 from synthgrad.experiments.report.drawing import Markup, join, tag
 from synthgrad.experiments.report.findings import findings
 from synthgrad.experiments.report.gantt import Chart, chart, charts, kinds_legend, waits_legend
@@ -108,7 +108,7 @@ def _swatch(run: Run, method: str) -> Markup:
 
 
 def _results(run: Run) -> Markup:
-    headings, rows = summary_rows(run.summaries())
+    headings, rows = summary_rows(run.summaries(), run.measure)
     marked = [(join([_swatch(run, row[0]), row[0]]), *(_typeset(cell) for cell in row[1:])) for row in rows]
     titles = [f"{name}: {METHODS[name].title}. " for name in run.methods if name in METHODS]
     headings = [
@@ -118,12 +118,12 @@ def _results(run: Run) -> Markup:
         "Results",
         _table(headings, marked, left=2, class_="results"),
         _caption(
-            "Test error: of the plain network after training, mean ± standard deviation over the seeds. Δ: difference "
-            f"to {BASELINE}, paired by seed, with its 95 % interval. Waits for: what a stage's update needs of the "
-            "same batch from other stages: the forward pass of those before it (forward) and of those behind (update), "
-            "and their backward pass (backward). Agreement: cosine of a synthetic gradient with what its synthesizer "
-            "learns from. Alignment: with the true gradient, row by row at the cut, and of the parameters below the "
-            "cut; means over the cuts."
+            f"Test {run.measure.name}: of the plain network after training, mean ± standard deviation over the seeds. "
+            f"Δ: difference to {BASELINE}, paired by seed, with its 95 % interval. Waits for: what a stage's update "
+            "needs of the same batch from other stages: the forward pass of those before it (forward) and of those "
+            "behind (update), and their backward pass (backward). Agreement: cosine of a synthetic gradient with what "
+            "its synthesizer learns from. Alignment: with the true gradient, row by row at the cut, and of the "
+            "parameters below the cut; means over the cuts."
         ),
         _caption(*titles),
     )
@@ -176,7 +176,7 @@ def _curves(run: Run) -> Markup:
     return _section(
         "Learning curves",
         _caption(f"Lower is better.{bands}{averaged} On a logarithmic scale zero is drawn at the bottom.{crosses}"),
-        tag("div", tag("figure", loss), tag("figure", error_panel(run)), class_="pair"),
+        tag("div", tag("figure", loss), tag("figure", valid_panel(run)), class_="pair"),
         class_="keep",
     )
 

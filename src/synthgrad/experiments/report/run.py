@@ -8,6 +8,7 @@ from typing import Any
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone, decode
+from synthgrad.experiments.measures import ERROR, Measure, measure_of
 from synthgrad.experiments.names import SettingsError
 from synthgrad.experiments.networks import chosen_cuts
 from synthgrad.experiments.results import Result, Summary, decode_result, summarize
@@ -29,12 +30,13 @@ class CellRecord:
     Attributes:
         method: the method's name.
         seed: the seed.
+        measure: what the run is judged by.
         total: steps that were to be done; None if it never started.
         steps: that were done.
         locks: what its updates wait for.
         losses: of each step's batch.
-        valid: validation error after each epoch, a share.
-        test: test error, a share; None if it did not come to that.
+        valid: after each epoch, the validation figure that the measure names; an error is a share.
+        test: likewise the test figure; None if it did not come to that.
         figures: `agreement`, `rows` (alignment) and `parameters` (likewise), each by cut: the cosine at its steps.
         failed: why it was given up.
         finished: whether it came to its end.
@@ -43,6 +45,7 @@ class CellRecord:
 
     method: str
     seed: int
+    measure: Measure = ERROR
     total: int | None = None
     steps: int = 0
     locks: tuple[str, ...] = ()
@@ -67,10 +70,11 @@ class CellRecord:
             case Probed(step, alignment):
                 self._figure("rows", step, alignment, "cosine")
                 self._figure("parameters", step, alignment, "parameter_cosine")
-            case Evaluated(_, "test", _, error):
-                self.test = error if _is_number(error) else None
-            case Evaluated(step, "valid", _, error):
-                _add(self.valid, step, error)
+            case Evaluated(_, "test", loss, error):
+                test = self.measure.of(error=error, loss=loss)
+                self.test = test if _is_number(test) else None
+            case Evaluated(step, "valid", loss, error):
+                _add(self.valid, step, self.measure.of(error=error, loss=loss))
             case Failed(step, reason):
                 self.steps, self.failed = step, reason
             case Finished(steps):
@@ -84,7 +88,15 @@ class CellRecord:
         """The kept result; of a cell without one, what the events tell."""
         if self.result is not None:
             return self.result
-        return Result(self.method, self.seed, self.steps, test_error=self.test, locks=self.locks, failed=self.failed)
+        return Result(
+            self.method,
+            self.seed,
+            self.steps,
+            test_error=self.measure.of(error=self.test, loss=None),
+            test_loss=self.measure.of(error=None, loss=self.test),
+            locks=self.locks,
+            failed=self.failed,
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -138,8 +150,12 @@ class Run:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What was compared; nothing if the description does not say."""
-        table = self.description.get("comparison", {})
-        return table if isinstance(table, Mapping) else {}
+        return _settings_in(self.description)
+
+    @property
+    def measure(self) -> Measure:
+        """What the run is judged by."""
+        return measure_of(self.settings)
 
     @property
     def cuts(self) -> list[str]:
@@ -165,7 +181,12 @@ class Run:
 
     def summaries(self) -> list[Summary]:
         """What the cells come to, over the seeds."""
-        return summarize(cell.outcome() for cell in self.cells)
+        return summarize((cell.outcome() for cell in self.cells), self.measure)
+
+
+def _settings_in(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    table = description.get("comparison", {})
+    return table if isinstance(table, Mapping) else {}
 
 
 def read_run(folder: Path) -> Run:
@@ -179,6 +200,7 @@ def read_run(folder: Path) -> Run:
         if not (folder / file).is_file():
             raise ReportError(f"{folder}: has no {file}; expected the folder of a run, such as runs/digits")
     description = read_toml(folder / "run.toml")
+    measure = measure_of(_settings_in(description))
     cells: dict[tuple[str, int], CellRecord] = {}
     unreadable = 0
     with (folder / "events.jsonl").open(encoding="utf-8", errors="replace") as lines:
@@ -186,7 +208,7 @@ def read_run(folder: Path) -> Run:
             try:
                 event, labels = decode(line)
                 where = str(labels["method"]), int(labels["seed"])
-                cells.setdefault(where, CellRecord(*where)).tell(event)
+                cells.setdefault(where, CellRecord(*where, measure)).tell(event)
             except (ValueError, KeyError, TypeError, AttributeError):
                 unreadable += 1
     unreadable += _add_results(folder / "results.jsonl", cells)
