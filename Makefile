@@ -75,12 +75,24 @@ types: $(DEV_INSTALL) ## check the types
 	"$(BIN)/python" -m pyrefly check --python-interpreter-path "$(BIN)/python"
 
 # Stop other work first: times are measured. MNIST is found through SYNTHGRAD_DATA, or add --download.
-results: $(INSTALL) ## measure the committed results anew (a quarter of an hour), and the tables made from them
+SIGNALS := bp,zero,dni,cdni,logistic,sobolev,critic,local,local-block,predsim,dfa,stale
+DEEPER := bp,zero,cdni,logistic,sobolev,local,local-block
+PRACTICE := bp,cdni,cdni-replay,cdni-average,cdni-normal,cdni-clip,cdni-warm,cdni-true
+TEXT ?= $(SYNTHGRAD_DATA)/tinyshakespeare
+results: $(INSTALL) ## measure the committed results anew (two hours), and the tables made from them
 	rm -f results/*.jsonl results/*.json
 	"$(BIN)/synthgrad" compare --seeds 10 --results results/digits.jsonl
-	"$(BIN)/synthgrad" compare --data mnist --seeds 5 --results results/mnist.jsonl
-	for name in step memory startup; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
-	"$(BIN)/python" -m synthgrad.experiments.pages README.md
+	"$(BIN)/synthgrad" compare --methods $(PRACTICE) --seeds 5 --results results/digits-practice.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --methods $(SIGNALS) --seeds 5 --results results/mnist.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --methods bp,unlock --seeds 3 --results results/mnist-unlock.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --methods bp,critic-zero --seeds 3 --results results/mnist-critic.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --layers 6 --methods $(DEEPER) --seeds 5 --results results/mnist-6.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --model convolutional --channels 16 --epochs 3 \
+	    --methods bp,zero,dni,local,sobolev --seeds 3 --results results/mnist-cnn.jsonl
+	"$(BIN)/synthgrad" compare --data text --data-dir "$(TEXT)" --methods bp,zero,local,local-block --seeds 3 \
+	    --results results/shakespeare.jsonl
+	for name in step memory startup signals; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
+	"$(BIN)/python" -m synthgrad.experiments.pages README.md docs/signals.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache

@@ -44,6 +44,13 @@ def test_its_tables_are_made_from_the_committed_results() -> None:
     assert fill(README, ROOT) == README, "run: make results, or python -m synthgrad.experiments.pages README.md"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_pages_of_the_documentation_are_made_from_the_committed_results_too(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert fill(text, page.parent) == text, f"run: make results, or python -m synthgrad.experiments.pages {page.name}"
+    assert all((page.parent / link).exists() for link in re.findall(r"\]\((?!http)([^)#]+)\)", text))
+
+
 def test_every_schedule_it_names_is_public() -> None:
     import synthgrad as sg
 

@@ -174,6 +174,7 @@ def test_locks_are_those_of_the_plan() -> None:
         "logistic": ("forward",),
         "sobolev": ("forward",),
         "critic": ("forward",),
+        "critic-zero": ("forward",),
         "local": ("forward",),
         "local-zero": ("forward",),
         "local-block": ("forward",),

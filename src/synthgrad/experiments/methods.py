@@ -156,6 +156,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 _critic("labels", "gradient"),
             ),
             Method("critic", "a head learns the output that the rest makes", update_unlocked, _critic("output")),
+            Method(
+                "critic-zero",
+                "critic, its head started at zero",
+                update_unlocked,
+                _critic("output", head="zero_head"),
+            ),
             Method("local", "a head learns the labels, and nothing comes back", update_unlocked, _critic("labels")),
             Method(
                 "local-zero",
