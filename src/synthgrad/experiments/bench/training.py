@@ -26,8 +26,7 @@ def random_batch(rows: int, inputs: int, classes: int) -> tuple[Tensor, Tensor]:
 def random_batches(rows: int, inputs: int, classes: int, *, count: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
     """So many batches, again and again.
 
-    Not one alone: it would soon be learned by heart, and gradients that vanish become denormal numbers, with which
-    some products of matrices take a hundred times as long. No real training goes there.
+    Not one alone: it would be learned by heart, and a step then is not one of training.
     """
     x, y = random_batch(rows * count, inputs, classes)
     return cycle(list(zip(x.split(rows), y.split(rows), strict=True)))
