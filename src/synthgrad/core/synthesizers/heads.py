@@ -21,7 +21,8 @@ def linear_head(shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The usual head: one linear layer, on a map of channels after average pooling to 2x2.
 
     Belilovsky et al. 2019 (arXiv:1901.08164) and Noekland and Eidnes 2019 (arXiv:1901.06656) pool likewise. It starts
-    at random, and so does the gradient. Started at zero it taught a transformer worse (docs/signals.md); see `zero_head`.
+    at random, and so does the gradient. Started at zero it taught a transformer worse; see `zero_head` and
+    docs/signals.md.
 
     Args:
         shape: of the activation, without batch: (D,), (T, D) with a row for each token, or (C, H, W).
