@@ -135,7 +135,7 @@ def decouple(
         schedule = backprop() if synthesizer is None else update_unlocked()
     declarations = tuple(stage.declaration for stage in stages)
     plan = Plan(schedule, declarations)
-    _validate(plan)
+    validate(plan)
     if synthesizer == "auto":
         for name, learner in zip(parts.names, synthesizers, strict=False):
             log.info("cut %r: synthesizer= was not given, taking %s", name, learner and type(learner.module).__name__)
@@ -258,13 +258,6 @@ def _engine(stages: list[Stage], plan: Plan, timeout: float) -> LocalEngine | Di
     if (world := world_size()) > 1:
         return DistributedEngine(stages, replace(plan, ranks=spread(len(stages), world)), timeout=timeout)
     return LocalEngine(stages, replace(plan, schedule=eager(plan.schedule)))
-
-
-def _validate(plan: Plan) -> None:
-    """The plan, and each schedule that its own is put together from: a long warm-up hides what comes behind it."""
-    validate(plan)
-    for part in plan.schedule.parts:
-        _validate(replace(plan, schedule=part))
 
 
 # ---- what stands at the cuts -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ ask it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -187,6 +187,8 @@ def readers(action: Action, plan: Plan) -> tuple[Action, ...]:
 def validate(plan: Plan, steps: int | None = None) -> None:
     """Check that the first steps and the flush can be executed in the order in which they are listed.
 
+    So must those of every schedule that this one is put together from.
+
     Args:
         plan: the plan.
         steps: how many steps to check; by default as many as it takes until late actions come regularly.
@@ -207,6 +209,8 @@ def validate(plan: Plan, steps: int | None = None) -> None:
                 unused[action.stage].add(action.microbatch)
             elif action.kind is Kind.U:
                 unused[action.stage].clear()
+    for part in plan.schedule.parts:  # a long warm-up hides what comes behind it
+        validate(replace(plan, schedule=part), steps)
 
 
 def _fault(action: Action, plan: Plan, step: int, done: set[Action], unused: dict[int, set[int]]) -> str | None:

@@ -72,17 +72,8 @@ def cifar10(folder: Path | None = None, *, valid: int = 5000, seed: int = 0) -> 
     place = _find(places(folder, "cifar10"))
     parts = [_read(place / name) for name in TRAIN]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))  # (N, 3, 32, 32), (N,)
-    test_images, test_labels = _read(place / TEST)
-    kept, held_out = hold_out(place, len(labels), valid=valid, seed=seed)
-    return Split(
-        train_x=_normalized(images[kept]),
-        train_y=labels[kept],
-        valid_x=_normalized(images[held_out]),
-        valid_y=labels[held_out],
-        test_x=_normalized(test_images),
-        test_y=test_labels,
-        classes=CLASSES,
-    )
+    test = _read(place / TEST)
+    return hold_out(place, (images, labels), test, classes=CLASSES, scaled=_normalized, valid=valid, seed=seed)
 
 
 def _find(roots: list[Path]) -> Path:

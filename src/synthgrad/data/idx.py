@@ -91,16 +91,9 @@ def idx_folder(folder: Path, *, valid: int = 5000, seed: int = 0) -> Split:
             `valid` leaves nothing to train on.
     """
     train_images, train_labels, test_images, test_labels = _read_four(Path(folder))
-    kept, held_out = hold_out(folder, len(train_images), valid=valid, seed=seed)
-    return Split(
-        train_x=_scaled(train_images[kept]),
-        train_y=train_labels[kept],
-        valid_x=_scaled(train_images[held_out]),
-        valid_y=train_labels[held_out],
-        test_x=_scaled(test_images),
-        test_y=test_labels,
-        classes=int(max(train_labels.max(), test_labels.max())) + 1,
-    )
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    train, test = (train_images, train_labels), (test_images, test_labels)
+    return hold_out(folder, train, test, classes=classes, scaled=_scaled, valid=valid, seed=seed)
 
 
 def idx_names(stem: str) -> list[str]:

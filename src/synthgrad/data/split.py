@@ -3,6 +3,7 @@
 Shapes: `N` number of examples, `...` the shape of one, `T` tokens of a sequence.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,25 +44,48 @@ class Split:
     classes: int
 
 
-def hold_out(source: Path, count: int, *, valid: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose at random which of the training images are kept to train on and which are for validation.
+def hold_out(
+    source: Path,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    classes: int,
+    scaled: Callable[[Tensor], Tensor],
+    valid: int,
+    seed: int,
+) -> Split:
+    """Part a data set that comes with a test part: some of the training images, chosen at random, are for validation.
 
     Args:
         source: where they are from, for the message.
-        count: how many there are, N.
+        train: images and labels, N of each.
+        test: likewise.
+        classes: number of classes.
+        scaled: from the images as they are stored to those handed out; called on each part, to bound the memory.
         valid: how many to hold out; 0 for none.
         seed: seed of the choice.
 
     Returns:
-        Indices of those kept, int64 (N - valid,), and of those held out, int64 (valid,), both ascending.
+        The three parts, each in the order of its source; N - valid images to train on.
 
     Raises:
         DataError: if `valid` is negative or leaves nothing to train on.
     """
+    images, labels = train
+    count = len(labels)
     if not 0 <= valid < count:
         raise DataError(
             f"{source}: got valid={valid} of {count} training images, expected 0 to {count - 1}, so that some are left "
             "to train on; pass a smaller number"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # (N,)
-    return order[valid:].sort().values, order[:valid].sort().values
+    kept, held_out = order[valid:].sort().values, order[:valid].sort().values
+    return Split(
+        train_x=scaled(images[kept]),
+        train_y=labels[kept],
+        valid_x=scaled(images[held_out]),
+        valid_y=labels[held_out],
+        test_x=scaled(test[0]),
+        test_y=test[1],
+        classes=classes,
+    )

@@ -135,17 +135,16 @@ class CriticSynthesizer(Synthesizer):
         target_grad: Tensor | None,
         real: Tensor | None,
     ) -> Tensor | None:
-        labels = "labels" in self.learns
-        if target_grad is None and real is None and not labels:
-            return None
         assert answer.output is not None
         one_hot, log_p = self._one_hot(activation, context), answer.output.flatten(0, -2).t()
+        wanted = [one_hot] if "labels" in self.learns else []
+        if real is not None:
+            wanted.append(real.flatten(0, -2).t().softmax(0))
         difference = None if target_grad is None else (answer.grad - target_grad).flatten(0, -2)
-        wanted = one_hot if labels else None
-        likely = None if real is None else real.flatten(0, -2).t().softmax(0)
+        if difference is None and not wanted:
+            return None
         rows = activation.flatten(0, -2)
-        values = (log_p, one_hot, difference, [p for p in (wanted, likely) if p is not None], self.value)
-        return _LinearCriticLoss.apply(head.weight, head.bias, rows, *values)
+        return _LinearCriticLoss.apply(head.weight, head.bias, rows, log_p, one_hot, difference, wanted, self.value)
 
     def _one_hot(self, activation: Tensor, context: Context) -> Tensor:
         """The labels, (O, N) for activations of N rows."""

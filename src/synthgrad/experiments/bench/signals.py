@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from synthgrad.core.actions import Action, Kind
-from synthgrad.core.batch import Gradient
+from synthgrad.core.actions import Action
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.experiments.bench.training import plain_step, random_batch
 from synthgrad.experiments.methods import METHODS, Method, factory
@@ -89,9 +88,8 @@ def _bytes_back(net: Decoupled, batch: tuple[torch.Tensor, torch.Tensor]) -> int
     def counting(action: Action, product: Any, to: tuple[Action, ...]) -> None:
         nonlocal counted
         behind = {reader.stage for reader in to if reader.stage < action.stage}
-        if behind and (isinstance(product, Gradient) or action.kind is Kind.F):
-            size = sum(leaf.nbytes for leaf in pytree.tree_leaves(product) if isinstance(leaf, torch.Tensor))
-            counted += size * len(behind)
+        size = sum(leaf.nbytes for leaf in pytree.tree_leaves(product) if isinstance(leaf, torch.Tensor))
+        counted += size * len(behind)
         send(action, product, to)
 
     mailbox.send = counting  # type: ignore[method-assign]
