@@ -2,35 +2,41 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthgrad.core.actions import Kind
 from synthgrad.core.agreement import Agreement, Alignment, Monitor
-from synthgrad.core.batch import Batch, Context, Loss
-from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError
-from synthgrad.core.partition import Partition, partition
+from synthgrad.core.batch import Batch, Context, Loss, call
+from synthgrad.core.combined import eager
+from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError, SynthgradError
+from synthgrad.core.factories import (
+    InputSynthesizerFactory,
+    Synthesizers,
+    expect_answer,
+    input_synthesizers,
+    synthesizers,
+)
+from synthgrad.core.keys import expect_free_name, keep_plain_keys
+from synthgrad.core.learner import Learner, OptimizerFactory
+from synthgrad.core.partition import partition
 from synthgrad.core.plan import Lock, Plan, locks, validate
-from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.probe import probe
-from synthgrad.core.schedules import Schedule, backprop, eager, update_unlocked
-from synthgrad.core.stage import Learner, Stage
-from synthgrad.core.synthesizers import InputSynthesizer, Synthesizer, choice
+from synthgrad.core.schedules import Schedule, backprop, update_unlocked
+from synthgrad.core.stage import Stage
+from synthgrad.engines.checkpoint import load_checkpoint, save_checkpoint
 from synthgrad.engines.distributed import DistributedEngine, spread, world_size
 from synthgrad.engines.local import LocalEngine, Outcome
 
 __all__ = ["Decoupled", "decouple"]
 
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-SynthesizerFactory = Callable[[tuple[int, ...]], Synthesizer]
-InputSynthesizerFactory = Callable[[tuple[int, ...], tuple[int, ...]], InputSynthesizer]
 log = logging.getLogger("synthgrad")
-CUTS = "synthgrad"  # what stands at the cuts is saved under this name
 
 LRScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
@@ -42,7 +48,7 @@ def decouple(
     sample: tuple[Any, ...],
     loss: Callable[[Any, Any], Tensor] | Loss,
     optimizer: OptimizerFactory,
-    synthesizer: SynthesizerFactory | Mapping[str, SynthesizerFactory] | Literal["auto"] | None = "auto",
+    synthesizer: Synthesizers = "auto",
     schedule: Schedule | None = None,
     input_synthesizer: InputSynthesizerFactory | None = None,
     synthesizer_optimizer: OptimizerFactory | None = None,
@@ -51,6 +57,7 @@ def decouple(
     recompute: bool = False,
     monitor: int = 200,
     timeout: float = 300.0,
+    seed: int | None = None,
 ) -> "Decoupled":
     """Decouple a model at the outputs of some of its submodules. arXiv:1608.05343.
 
@@ -76,6 +83,9 @@ def decouple(
         monitor: warn where, in the mean of so many steps and of so many before, synthetic gradients point away from
             their targets; 0: do not look.
         timeout: with several processes, how many seconds one waits for another before it gives up.
+        seed: of the random numbers that stages draw while they learn, for dropout; `torch.initial_seed()` if not
+            given. They depend on it, the stage and the count of batches, on nothing else; and what the script draws
+            does not depend on them. So masks are the same in any number of processes, and not the plain loop's.
 
     Where `torch.distributed` is initialized for several processes, each runs the stages of its rank: with as many ranks
     as stages one each, with fewer, neighbors together. Every rank makes the whole model from the same seed, and calls
@@ -107,27 +117,26 @@ def decouple(
         synthesizer = None  # gradients pass: nobody asks for anything else
     if mixing < 1.0 and synthesizer is None:
         raise ScheduleError(f"mixing={mixing}: there is nothing to mix with; give a synthesizer, or mixing=1")
-    if any(name == CUTS or name.startswith(f"{CUTS}.") for name in model.state_dict()):
-        raise PartitionError(f"the model has a member {CUTS!r}, under which its synthesizers are saved; rename it")
+    expect_free_name(model)
     *arguments, target = sample
     parts = partition(model, at=at, sample=tuple(arguments))
     learn = synthesizer_optimizer or optimizer
-    factories = choice(parts.output, target) if synthesizer == "auto" else synthesizer
-    synthesizers = _synthesizers(factories, parts, learn)
-    predictors = _input_synthesizers(input_synthesizer, parts, tuple(arguments), learn)
+    at_cuts = [*_learners(synthesizers(synthesizer, parts, target), learn), None]
+    predictors = [None, *_learners(input_synthesizers(input_synthesizer, parts, tuple(arguments)), learn)]
     criterion = loss if isinstance(loss, Loss) else Loss(loss)
     criterion.measure(parts.output, target, len(parts.activations[0]) if parts.activations else len(target))
     stages = [
         Stage(
             index,
             [*parts.names, "output"][index],
-            _learner(piece, optimizer, list(parameters.values())),
-            synthesizer=synthesizers[index],
+            Learner.of(piece, optimizer, list(parameters.values())),
+            synthesizer=at_cuts[index],
             input_synthesizer=predictors[index],
             loss=criterion if index == len(parts.names) else None,
             mixing=mixing,
             recompute=recompute,
-            tells_output=any(learner and "output" in learner.module.feedback for learner in synthesizers[:index]),
+            tells_output=any(learner and "output" in learner.module.feedback for learner in at_cuts[:index]),
+            seed=torch.initial_seed() if seed is None else seed,
         )
         for index, (piece, parameters) in enumerate(zip(parts.pieces, parts.parameters, strict=True))
     ]
@@ -137,7 +146,7 @@ def decouple(
     plan = Plan(schedule, declarations)
     validate(plan)
     if synthesizer == "auto":
-        for name, learner in zip(parts.names, synthesizers, strict=False):
+        for name, learner in zip(parts.names, at_cuts, strict=False):
             log.info("cut %r: synthesizer= was not given, taking %s", name, learner and type(learner.module).__name__)
     net = Decoupled(model, stages, plan, lr_schedule, monitor=monitor, timeout=timeout)
     rows = len(parts.activations[0]) if parts.activations else len(target)
@@ -145,7 +154,7 @@ def decouple(
     context = net._batch(tuple(arguments), target, None, index).context
     for stage, activation in zip(stages, parts.activations, strict=False):
         if stage.synthesizer is not None and "error" not in stage.declaration.needs:
-            _try(f"synthesizer at {stage.name!r}", stage.synthesizer.module, (activation, context), activation)
+            expect_answer(f"synthesizer at {stage.name!r}", stage.synthesizer.module, (activation, context), activation)
     return net
 
 
@@ -183,14 +192,15 @@ class Decoupled(nn.Module):
         self.monitor = Monitor(monitor)
         optimizers = [stage.piece.optimizer for stage in self.engine.stages if stage.piece.optimizer is not None]
         self.lr_schedulers = [lr_schedule(optimizer) for optimizer in optimizers] if lr_schedule else []
-        self.register_state_dict_post_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        keep_plain_keys(self)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """The plain model's output: no synthesizer runs, and gradients pass through every cut."""
         return self.plain(*inputs, **kwargs)
 
-    def step(self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None) -> Outcome:
+    def step(
+        self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None, **keywords: Any
+    ) -> Outcome:
         """Every stage learns from a batch, as the schedule says.
 
         Args:
@@ -198,6 +208,8 @@ class Decoupled(nn.Module):
             target: for the loss, with a row for each example.
             labels: for the synthesizers; the target, if not given.
             index: each example's number in the data set, for synthesizers that need it.
+            keywords: further arguments of the model, by name. Those that it calls target, labels or index go into
+                `Keywords`, behind the inputs.
 
         Returns:
             `loss`, the mean loss of the batch, and `agreement` at each cut. With several processes: the loss where the
@@ -205,10 +217,19 @@ class Decoupled(nn.Module):
 
         Raises:
             ContextError, ShapeError: something is missing or does not fit; nothing has changed.
+            SynthgradError: a keyword that the model does not take, or that may be meant for it or for the synthesizers;
+                or, when the step is done, a mode (`train`, `eval`) that was changed in its middle.
             NumericalError: a value is not finite; raised before the faulty stage's update (on a GPU, at the end of the
                 step), naming the stages updated before. The step is given up, pending lessons included.
         """
-        outcome = self.engine.step(self._batch(inputs, target, labels, index))
+        mode = self.plain.training
+        outcome = self.engine.step(self._batch(inputs, target, labels, index, keywords))
+        if self.plain.training is not mode:
+            was, now = ("train", "eval") if mode else ("eval", "train")
+            raise SynthgradError(
+                f"step: the model was put from {was} into {now} mode in the middle of the step, by the loss or a hook, "
+                f"so its stages learned in different modes; call net.train() and net.eval() between two steps"
+            )
         with warnings.catch_warnings() if self.engine.steps == 1 else nullcontext():
             if self.engine.steps == 1:  # torch warns at the first step of a stage that the schedule has skipped
                 warnings.simplefilter("ignore", UserWarning)
@@ -218,13 +239,13 @@ class Decoupled(nn.Module):
         return outcome
 
     def probe(
-        self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None
+        self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None, **keywords: Any
     ) -> dict[str, Alignment]:
         """For each cut, how well the synthetic gradient aligns with the true one; arguments as in `step`.
 
         Costs a full pass. Weights, gradients, buffers and the random state are left as they were.
         """
-        return probe(self.stages, self._batch(inputs, target, labels, index))
+        return probe(self.stages, self._batch(inputs, target, labels, index, keywords))
 
     def flush(self) -> dict[str, Agreement]:
         """Learn what is still pending (with `delay` above 0), before a checkpoint and at the end."""
@@ -237,12 +258,56 @@ class Decoupled(nn.Module):
         """
         self.engine.gather()
 
+    def save(self, folder: str | Path, *, extra: Any = None, keep: int = 2) -> Path:
+        """Save all that it takes to go on from here, as a new checkpoint in the folder. All processes call it.
+
+        Pending lessons are learned first (`flush`). So a run that was killed and resumed ends, bit for bit, as one that
+        saved as often and was not killed: weights, optimizers, learning-rate schedules, what synthesizers remember,
+        random numbers. Python's and numpy's own random state are left out.
+
+        Args:
+            folder: that all processes see; each checkpoint is a folder in it.
+            extra: of the script, say its place in the data: None, numbers, strings, tensors, and lists, tuples and
+                dicts of them; the same in all processes.
+            keep: how many of the latest checkpoints stay.
+
+        Returns:
+            The checkpoint's own folder.
+
+        Raises:
+            CheckpointError: it could not be written; the one before is as it was, and training can go on.
+            TransportError: another process is gone, or does not come.
+        """
+        return save_checkpoint(self, folder, extra, keep)
+
+    def load(self, folder: str | Path) -> Any:
+        """Go on from the newest checkpoint in the folder; does nothing if there is none yet.
+
+        In as many processes as one likes, whatever their number when it was saved; they all call it.
+
+        Returns:
+            The `extra` of the script; None if there is no checkpoint.
+
+        Raises:
+            CheckpointError: it is not whole, or of another model; nothing has changed.
+            TransportError: another process is gone, or does not come.
+        """
+        return load_checkpoint(self, folder)
+
     @property
     def locks(self) -> frozenset[Lock]:
         """What updates wait for, computed from the plan."""
         return locks(self.plan)
 
-    def _batch(self, inputs: tuple[Any, ...], target: Any, labels: Tensor | None, index: Tensor | None) -> Batch:
+    def _batch(
+        self,
+        inputs: tuple[Any, ...],
+        target: Any,
+        labels: Tensor | None,
+        index: Tensor | None,
+        keywords: dict[str, Any] | None = None,
+    ) -> Batch:
+        inputs = call(self.plain, inputs, keywords or {}, labels=labels, index=index)
         if labels is None and isinstance(target, Tensor):
             labels = target
         last = self.stages[-1].loss
@@ -269,59 +334,8 @@ def _asks(schedule: Schedule, stages: int) -> bool:
     return asked or any(_asks(part, stages) for part in schedule.parts)
 
 
-def _learner(module: nn.Module, optimizer: OptimizerFactory, parameters: list[nn.Parameter] | None = None) -> Learner:
-    if parameters is None:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return Learner(module, parameters, optimizer(parameters) if parameters else None)
-
-
-def _synthesizers(
-    given: SynthesizerFactory | Mapping[str, SynthesizerFactory] | None, parts: Partition, optimizer: OptimizerFactory
-) -> list[Learner | None]:
-    """One for each stage, the last has none."""
-    if isinstance(given, Mapping) and set(given) != set(parts.names):
-        raise PartitionError(f"synthesizer: got factories for {sorted(given)}, expected one for each of {parts.names}")
-    found: list[Learner | None] = []
-    for name, activation in zip(parts.names, parts.activations, strict=True):
-        factory = given[name] if isinstance(given, Mapping) else given
-        if factory is None:
-            found.append(None)
-            continue
-        module = factory(tuple(activation.shape[1:])).to(activation.device, activation.dtype)
-        found.append(_learner(module, optimizer))
-    return [*found, None]
-
-
-def _input_synthesizers(
-    factory: InputSynthesizerFactory | None, parts: Partition, inputs: tuple[Any, ...], optimizer: OptimizerFactory
-) -> list[Learner | None]:
-    """One for each stage, the first has none: the batch is its input."""
-    found: list[Learner | None] = [None]
-    for name, activation in zip(parts.names, parts.activations, strict=True):
-        if factory is None:
-            found.append(None)
-            continue
-        module = factory(tuple(inputs[0].shape[1:]), tuple(activation.shape[1:])).to(
-            activation.device, activation.dtype
-        )
-        _try(f"input synthesizer behind {name!r}", module, inputs, activation)
-        found.append(_learner(module, optimizer))
-    return found
-
-
-def _try(who: str, module: nn.Module, arguments: tuple[Any, ...], activation: Tensor) -> None:
-    """Raise `ShapeError` if the module does not answer with the activation's shape."""
-    shape = tuple(activation.shape)
-    remedy = f"build it from the shape that its factory is called with, {shape[1:]}"
-    try:
-        with torch.no_grad(), random_preserved([activation]):
-            answer = call_preserved(module, *arguments)
-    except (RuntimeError, IndexError) as error:
-        raise ShapeError(f"{who}: cannot take an activation of shape {shape}: {error}; {remedy}") from error
-    if answer.shape != activation.shape:
-        raise ShapeError(
-            f"{who}: got an answer of shape {tuple(answer.shape)}, expected {shape} as the activation; {remedy}"
-        )
+def _learners(modules: Iterable[nn.Module | None], optimizer: OptimizerFactory) -> list[Learner | None]:
+    return [None if module is None else Learner.of(module, optimizer) for module in modules]
 
 
 def _at_cuts(stages: list[Stage]) -> nn.ModuleDict:
@@ -332,19 +346,3 @@ def _at_cuts(stages: list[Stage]) -> nn.ModuleDict:
             if learner is not None:
                 found[f"{before.name.replace('.', '/')}/{kind}"] = learner.module
     return found
-
-
-# ---- state_dict: the plain model's keys are left unchanged -----------------------------------------------------------
-
-PLAIN = "plain."
-
-
-def _without_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
-    for key in list(state):
-        state[key.replace(prefix + PLAIN, prefix, 1) if key.startswith(prefix + PLAIN) else key] = state.pop(key)
-
-
-def _with_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for key in list(state):
-        if key.startswith(prefix) and not key.startswith(f"{prefix}{CUTS}."):
-            state[f"{prefix}{PLAIN}{key[len(prefix) :]}"] = state.pop(key)

@@ -15,6 +15,7 @@ from synthgrad.core.events import (
     Failed,
     Finished,
     Probed,
+    Solved,
     Started,
     StepDone,
     decode,
@@ -31,10 +32,11 @@ JSON = st.recursive(
 )
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Started, st.dictionaries(st.text(), JSON, max_size=3), st.lists(st.text()).map(tuple)),
-    st.builds(ActionDone, st.text(), NUMBERS, NUMBERS),
+    st.builds(ActionDone, st.text(), NUMBERS, NUMBERS, st.text(), NUMBERS, COUNTS),
     st.builds(StepDone, COUNTS, NUMBERS, CUTS),
     st.builds(Probed, COUNTS, CUTS),
     st.builds(Evaluated, COUNTS, st.text(), NUMBERS, NUMBERS),
+    st.builds(Solved, COUNTS, COUNTS),
     st.builds(Failed, COUNTS, st.text()),
     st.builds(Finished, COUNTS, NUMBERS),
 )
@@ -43,10 +45,11 @@ LABELS = st.dictionaries(st.text(min_size=1).filter(lambda name: name not in FIE
 
 EXAMPLES: list[Event] = [
     Started({"seed": 3}, ("forward",)),
-    ActionDone("0F0", 0.0, 1.5),
+    ActionDone("1F0", 0.0, 1.5, "0F0", 0.25, 4096),
     StepDone(2, 0.5, {"fc1": {"cosine": 0.25}}),
     Probed(2, {"fc1": {"cosine": 0.25}}),
     Evaluated(2, "test", 0.5, 0.125),
+    Solved(2, 5),
     Failed(2, "stage 1 (fc2): loss is not finite"),
     Finished(3, 4.5),
 ]

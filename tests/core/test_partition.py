@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from synthgrad import Partition, PartitionError, partition
+from synthgrad import Interface, LinearSynthesizer, Partition, PartitionError, partition
 
 Inputs = tuple[Any, ...]
 
@@ -745,9 +745,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("function", "then", "words"),
     [
-        (lambda h: (h, h), lambda pair: pair[0], ("tuple", "one tensor")),
-        (lambda h: {"h": h}, lambda found: found["h"], ("dict", "one tensor")),
-        (lambda h: None, lambda _: torch.ones(3, 4), ("NoneType", "one tensor")),
+        (lambda h: (h.long(), 3), lambda pair: pair[0].float(), ("tuple", "without a floating tensor", "3 examples")),
+        (lambda h: {"h": h.T}, lambda found: found["h"].T, ("dict", "without a floating tensor")),
+        (lambda h: None, lambda _: torch.ones(3, 4), ("NoneType", "without a floating tensor")),
         (lambda h: h.long(), lambda h: h.float(), ("int64", "floating")),
         (lambda h: h > 0, lambda h: h.float(), ("bool", "floating")),
         (lambda h: h.T, lambda h: h.T, ("(4, 3)", "batch of 3", "first dimension")),
@@ -760,6 +760,44 @@ def test_an_activation_that_is_no_floating_tensor_with_a_row_for_each_example_is
 ) -> None:
     with refused("'odd'", *words):
         partition(Returns(function, then), at=["odd"], sample=vectors(3))
+
+
+@pytest.mark.parametrize(
+    ("function", "then"),
+    [
+        (lambda h: (h, h + 1), lambda pair: pair[0]),
+        (lambda h: (3, h.sum(), {"wide": h, "other": h * 2}), lambda tree: tree[2]["wide"] * tree[0]),
+        (lambda h: OrderedDict(h=h, size=len(h)), lambda found: found["h"] + 0 * found["size"]),
+    ],
+    ids=["pair", "nested", "mapping"],
+)
+def test_of_several_tensors_one_may_cross(function: Callable[[Tensor], Any], then: Callable[[Any], Tensor]) -> None:
+    model = Returns(function, then)
+    parts = partition(model, at=["odd"], sample=vectors(3))
+    assert parts.activations[0].shape[0] == 3
+    for rows in (3, 5):
+        inputs = vectors(rows)
+        assert_same(model, parts, inputs)
+
+
+@pytest.mark.parametrize(
+    ("function", "then"),
+    [
+        (lambda h: (h, h + 1), lambda pair: pair[0] * pair[1]),
+        (lambda h: (h, h + 1), lambda pair: pair[1]),
+        (lambda h: {"h": h, "sum": h.sum()}, lambda found: found["h"] + found["sum"]),
+    ],
+    ids=["both", "second", "sum"],
+)
+def test_of_several_tensors_two_may_not_cross(function: Callable[[Tensor], Any], then: Callable[[Any], Tensor]) -> None:
+    with refused("more of the output of 'odd' bypasses the cut at 'odd'"):
+        partition(Returns(function, then), at=["odd"], sample=vectors(3))
+
+
+def test_a_model_with_interfaces_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Interface(LinearSynthesizer((4,))), nn.Linear(4, 3))
+    with refused("Interface at '1'", "take it out"):
+        partition(model, at=["0"], sample=vectors(3))
 
 
 class Bypass(nn.Module):

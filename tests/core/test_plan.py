@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
+from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.plan import Declaration, Plan, dependencies, line_of, readers, validate
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     forward_unlocked,
     from_text,
     gpipe,
@@ -110,7 +110,7 @@ def test_any_other_order_that_respects_the_programs_and_what_they_wait_for_is_va
         return mixed
 
     drawn = {step: order(len(plan.stages), step) for step in range(8)}
-    validate(Plan(replace(schedule, order=lambda stages, step: drawn[step], repeats=False), plan.stages), steps=3)
+    validate(Plan(replace(schedule, order=lambda stages, step: drawn[step], period=0), plan.stages), steps=3)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_gradient_may_wait_for_the_next_steps_update() -> None:
     def order(stages: int, step: int) -> list[Action]:
         return [*parse_actions(f"0F{step} 0B{step}"), *([Action(0, Kind.U, step)] if step % 2 else [])]
 
-    validate(Plan(Schedule("every other", order, repeats=False), (NONE,)), steps=4)
+    validate(Plan(Schedule("every other", order, period=0), (NONE,)), steps=4)
 
 
 # ---- what is refused, and how ----------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_an_action_that_comes_a_step_too_late_is_refused_unless_it_is_a_lesson()
     def order(stages: int, step: int) -> list[Action]:
         return [*parse_actions(f"0F{step} 0S{step} 0U{step}"), *(parse_actions(f"1F{step - 1}") if step else [])]
 
-    marked, said = refusal(Plan(Schedule("late forward", order, lateness=1, repeats=False), (Declaration(), NONE)))
+    marked, said = refusal(Plan(Schedule("late forward", order, lateness=1, period=0), (Declaration(), NONE)))
     assert marked == "1F0" and "belongs to step 0, and stands in step 1; only T and Q may come late" in said
 
 
@@ -240,7 +240,7 @@ def test_a_fault_of_a_later_step_is_found() -> None:
     def order(stages: int, step: int) -> list[Action]:
         return list(parse_actions(f"0F{step} 0B{step} 0U{step}" if step < 2 else f"0B{step} 0F{step} 0U{step}"))
 
-    schedule = Schedule("breaks in step 2", order, repeats=False)
+    schedule = Schedule("breaks in step 2", order, period=0)
     validate(Plan(schedule, (NONE,)), steps=2)
     with pytest.raises(ScheduleError, match="0B2: stands before 0F2"):
         validate(Plan(schedule, (NONE,)), steps=3)

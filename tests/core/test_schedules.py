@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind
+from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     forward_unlocked,
     from_text,
     gpipe,
@@ -288,8 +288,9 @@ def test_a_schedule_that_says_it_repeats_does(
     schedule: Schedule, stages: int, step: int, later: int, at_once: bool
 ) -> None:
     form = eager(schedule) if at_once else schedule
-    assert form.repeats == (not schedule.name.startswith("sporadic"))
-    if form.repeats:
+    assert bool(form.period) == (not schedule.name.startswith("sporadic"))
+    if form.period:
+        later *= form.period
         shift = later * schedule.microbatches
         moved = [action._replace(microbatch=action.microbatch + shift) for action in form.order(stages, step)]
         assert form.order(stages, step + later) == moved

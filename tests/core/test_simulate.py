@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind, parse_actions
+from synthgrad.core.combined import eager
 from synthgrad.core.errors import DeadlockError
 from synthgrad.core.plan import Declaration, Plan
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     forward_unlocked,
     from_text,
     gpipe,

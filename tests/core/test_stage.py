@@ -19,8 +19,9 @@ from synthgrad import (
     ZeroSynthesizer,
 )
 from synthgrad.core.batch import Batch
+from synthgrad.core.learner import Learner
 from synthgrad.core.plan import Declaration
-from synthgrad.core.stage import Learner, Passage, Stage
+from synthgrad.core.stage import Passage, Stage
 from synthgrad.core.synthesizers import Synthesizer
 
 ROWS, COUNT = 4, 8  # a microbatch of 4 rows of a step of 8

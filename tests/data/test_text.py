@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from synthgrad.data import DataError, Split, text, vocabulary
+from synthgrad.data import DataError, Split, characters, encode, lanes, text, vocabulary
 
 some_text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
 some_shares = st.tuples(st.floats(0.1, 0.4), st.floats(0.1, 0.4))
@@ -177,3 +177,44 @@ def test_the_real_tiny_shakespeare() -> None:
     assert len(split.train_x) + 64 == 948_084 and split.test_x.storage_offset() == 1_003_854
     characters = vocabulary(folder)
     assert "".join(characters[token] for token in split.train_x[0, :14].tolist()) == "First Citizen:"
+
+
+# ---- in one piece, and in lanes --------------------------------------------------------------------------------------
+
+
+@given(content=some_text, shares=some_shares)
+def test_characters_are_the_text_in_three_parts(
+    tmp_path_factory: pytest.TempPathFactory, content: str, shares: tuple[float, float]
+) -> None:
+    whole = characters(written(tmp_path_factory.mktemp("text"), content), valid=shares[0], test=shares[1])
+    read = [
+        "".join(whole.vocabulary[token] for token in part.tolist()) for part in (whole.train, whole.valid, whole.test)
+    ]
+    assert read == cut_up(content, *shares)
+    assert (
+        encode("".join(read), whole.vocabulary).tolist() == torch.cat([whole.train, whole.valid, whole.test]).tolist()
+    )
+
+
+@given(length=st.integers(2, 60), count=st.integers(1, 60))
+def test_lanes_are_stretches_of_the_text_each_followed_by_the_next(length: int, count: int) -> None:
+    tokens = torch.arange(length)
+    if count >= length:
+        with pytest.raises(DataError, match=f"got {count} lanes for {length} characters, expected 1 to {length - 1}"):
+            lanes(tokens, count)
+        return
+    inputs, targets = lanes(tokens, count)
+    assert inputs.shape == targets.shape == (count, (length - 1) // count)
+    assert torch.equal(inputs.flatten(), tokens[: inputs.numel()]) and torch.equal(targets, inputs + 1)
+
+
+def test_no_lanes() -> None:
+    with pytest.raises(DataError, match="got 0 lanes"):
+        lanes(torch.arange(9), 0)
+
+
+def test_a_character_that_was_not_trained_on() -> None:
+    with pytest.raises(DataError, match="novel: got 'x' at character 2, expected only the 2 characters of the"):
+        encode("abxy", "ab", "novel")
+    with pytest.raises(DataError, match="novel: got no characters, expected text"):
+        encode("", "ab", "novel")

@@ -31,7 +31,7 @@ def frame_of(value: object, news: News = News()) -> Tensor:  # noqa: B008
 
 def sent(value: object) -> object:
     frame = frame_of(value)
-    return product(read_header(frame), frame[HEADER_BYTES:])
+    return product(read_header(frame), frame)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -86,7 +86,7 @@ def test_what_was_packed_may_change_afterwards() -> None:
     tensor = torch.ones(4)
     frame = frame_of(tensor)
     tensor.zero_()
-    assert torch.equal(product(read_header(frame), frame[HEADER_BYTES:]), torch.ones(4))
+    assert torch.equal(product(read_header(frame), frame), torch.ones(4))
 
 
 def test_the_header_says_what_and_whose() -> None:
@@ -102,7 +102,7 @@ def test_a_farewell_tells_its_reason_and_fits_everywhere(reason: str) -> None:
     frame = farewell(4, reason)
     header = read_header(frame)
     assert header.action is None and header.step == 4 and len(frame) <= HEADER_BYTES + TEXT_BYTES
-    assert product(header, frame[HEADER_BYTES:]) == (reason or "?").encode()[:TEXT_BYTES].decode()
+    assert product(header, frame) == (reason or "?").encode()[:TEXT_BYTES].decode()
 
 
 @pytest.mark.parametrize(

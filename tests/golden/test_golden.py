@@ -9,18 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from synthgrad.core.combined import eager, teach_every, true_every, warm_up
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     error_broadcast,
     forward_unlocked,
     gpipe,
     one_f_one_b,
     sporadic,
-    true_every,
     update_unlocked,
-    warm_up,
 )
 
 HERE = Path(__file__).parent
@@ -40,6 +38,7 @@ SCHEDULES: dict[str, Schedule] = {
     "error_broadcast_microbatches_2": error_broadcast(microbatches=2),
     "sporadic_seed_7": sporadic(0.5, seed=7),
     "warm_up_1": warm_up(1, update_unlocked()),
+    "teach_every_2_delay_1": teach_every(2, update_unlocked(1)),
     "true_every_2_microbatches_2": true_every(2, update_unlocked(microbatches=2)),
 }
 

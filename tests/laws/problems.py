@@ -17,12 +17,13 @@ SGD: Optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 ADAM: Optimizer = partial(torch.optim.Adam, lr=1e-2)
 
 
-def perceptron(stages: int, width: int = 8, *, batch_norm: bool = False) -> nn.Sequential:
+def perceptron(stages: int, width: int = 8, *, batch_norm: bool = False, dropout: bool = False) -> nn.Sequential:
     """`stages` members named s0, s1, ...; each but the last ends in a ReLU or tanh."""
     members: dict[str, nn.Module] = {}
     for stage in range(stages - 1):
         norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
-        members[f"s{stage}"] = nn.Sequential(nn.Linear(width, width), norm, nn.ReLU() if stage % 2 else nn.Tanh())
+        kink = nn.ReLU() if stage % 2 else nn.Tanh()
+        members[f"s{stage}"] = nn.Sequential(nn.Linear(width, width), norm, kink, *[nn.Dropout(0.3)] * dropout)
     members[f"s{stages - 1}"] = nn.Linear(width, CLASSES)
     model = nn.Sequential()
     for name, member in members.items():

@@ -67,6 +67,7 @@ def test_update_unlocked_with_an_oracle_is_back_propagation_bit_for_bit(
         sg.warm_up(0, sg.update_unlocked()),
         sg.warm_up(3, sg.update_unlocked()),
         sg.true_every(2, sg.update_unlocked()),
+        sg.teach_every(3, sg.update_unlocked(1)),
         sg.warm_up(2, sg.true_every(3, sg.update_unlocked())),
     ],
     ids=lambda s: s.name,

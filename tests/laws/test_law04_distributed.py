@@ -1,6 +1,6 @@
 """Law 4: the distributed engine equals the local engine on the same plan, bit for bit on CPU, with equal threads.
 
-(Where no stage draws random numbers while it learns: the streams of several processes are not those of one.)
+Dropout included: random numbers are keyed by the stage and the microbatch, whatever process draws them.
 """
 
 import math
@@ -15,12 +15,19 @@ import torch
 import torch.nn.functional as F
 from problems import ADAM, CLASSES, SGD, Optimizer, batches, cuts, perceptron
 from processes import run_processes
-from torch import Tensor
+from torch import Tensor, nn
 
 import synthgrad as sg
 from synthgrad.engines.distributed import DistributedEngine
 
 LABELLED = partial(sg.LinearSynthesizer, classes=CLASSES)
+
+
+def noisy_head(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.3), sg.linear_head(shape, outputs))
+
+
+NOISY = partial(sg.CriticSynthesizer, classes=CLASSES, head=noisy_head)
 Factory = Callable[[tuple[int, ...]], sg.Synthesizer]
 
 
@@ -30,6 +37,8 @@ class Case:
     synthesizer: Factory | None = LABELLED
     optimizer: Optimizer = ADAM
     mixing: float = 1.0
+    dropout: bool = False
+    recompute: bool = False
 
 
 CASES = {
@@ -51,6 +60,11 @@ CASES = {
     "output fed back": Case(
         sg.update_unlocked(), partial(sg.CriticSynthesizer, classes=CLASSES, learns=("output", "gradient"))
     ),
+    "dropout": Case(sg.update_unlocked(microbatches=2), dropout=True),
+    "dropout, late": Case(sg.update_unlocked(delay=1), NOISY, dropout=True),
+    "dropout, late, recomputed": Case(sg.update_unlocked(delay=1), NOISY, dropout=True, recompute=True),
+    "dropout, forward unlocked": Case(sg.forward_unlocked(delay=1), NOISY, dropout=True),
+    "dropout, sporadic": Case(sg.sporadic(0.6, seed=3, delay=1), NOISY, dropout=True),
     "error": Case(sg.error_broadcast(microbatches=2), partial(sg.FeedbackAlignmentSynthesizer, outputs=CLASSES)),
 }
 # Stages for each number of processes: one each, and several.
@@ -68,7 +82,7 @@ def data() -> Iterator[tuple[Tensor, Tensor]]:
 def trained(case: Case, stages: int) -> dict[str, Any]:
     """What a process holds in the end, and what it was told on the way."""
     torch.manual_seed(0)
-    model = perceptron(stages, batch_norm=True)
+    model = perceptron(stages, batch_norm=True, dropout=case.dropout)
     predicted = any(action.kind is sg.Kind.P for action in case.schedule.actions(stages, 3))
     net = sg.decouple(
         model,
@@ -79,11 +93,13 @@ def trained(case: Case, stages: int) -> dict[str, Any]:
         optimizer=case.optimizer,
         schedule=case.schedule,
         mixing=case.mixing,
+        recompute=case.recompute,
         input_synthesizer=partial(sg.MLPInputSynthesizer, hidden=4) if predicted else None,
         lr_schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
         timeout=20.0,
     )
     losses: list[Tensor] = []
+    drawn: list[int] = []  # by the script, from the stream that all processes have in common
     products: dict[str, list[Tensor]] = {}  # by cut, answer times target, row by row
 
     def note(agreements: Mapping[str, sg.Agreement]) -> None:
@@ -93,6 +109,7 @@ def trained(case: Case, stages: int) -> dict[str, Any]:
     for step, (x, y) in enumerate(data()):
         outcome = net.step(x, target=y)
         losses.append(outcome.loss)
+        drawn.append(int(torch.randint(1 << 30, ())))
         note(outcome.agreement)
         if step == 2:
             note(net.flush())
@@ -101,7 +118,12 @@ def trained(case: Case, stages: int) -> dict[str, Any]:
     assert len(net.lr_schedulers) == len(net.engine.stages)
     net.gather()
     lessons = {name: torch.cat(rows) for name, rows in products.items()}
-    found: dict[str, Any] = {"state": net.state_dict(), "losses": torch.stack(losses), "lessons": lessons}
+    found: dict[str, Any] = {
+        "state": net.state_dict(),
+        "losses": torch.stack(losses),
+        "lessons": lessons,
+        "drawn": drawn,
+    }
     if isinstance(net.engine, DistributedEngine):
         found["newest"] = net.engine.transport.news.loss
         net.engine.close()
@@ -131,6 +153,7 @@ def test_several_processes_learn_the_same_bits_as_one(spread: tuple[int, Path], 
         for key, value in one["state"].items():
             assert torch.equal(found["state"][key], value), f"rank {rank}: {key}"
     assert torch.equal(several[-1]["losses"], one["losses"])
+    assert all(found["drawn"] == one["drawn"] for found in several)
     lessons = dict(lesson for found in several for lesson in found["lessons"].items())
     assert lessons.keys() == one["lessons"].keys()
     assert all(torch.equal(lessons[name], rows) for name, rows in one["lessons"].items())

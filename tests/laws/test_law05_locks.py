@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
+from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     error_broadcast,
     forward_unlocked,
     from_text,

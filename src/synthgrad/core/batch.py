@@ -4,19 +4,20 @@ Signals are per row, of the summed loss, so that neither the batch's size nor it
 travels between stages is the gradient of the step's *mean* loss, with the count of loss terms that it was divided by.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import back_propagate, cut
-from synthgrad.core.errors import ContextError, ShapeError
+from synthgrad.core.errors import ContextError, ShapeError, SynthgradError
 
-__all__ = ["Batch", "Context", "Gradient", "Loss"]
+__all__ = ["Batch", "Context", "Gradient", "Keywords", "Loss", "arguments", "call"]
 
 
 class Gradient(NamedTuple):
@@ -31,6 +32,62 @@ class Gradient(NamedTuple):
     values: Tensor
     count: int
     output: Tensor | None = None
+
+
+class Keywords(dict[str, Any]):
+    """Keyword arguments of the model, as the last of a batch's inputs.
+
+    >>> sample = (tokens, Keywords(attention_mask=mask), target)  # doctest: +SKIP
+    """
+
+
+pytree.register_pytree_node(
+    Keywords,
+    lambda given: (list(given.values()), list(given)),
+    lambda values, names: Keywords(zip(names, values, strict=True)),
+    serialized_type_name="synthgrad.Keywords",
+)
+
+
+def arguments(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch's inputs as positional and keyword arguments."""
+    if inputs and isinstance(inputs[-1], Keywords):
+        return inputs[:-1], dict(inputs[-1])
+    return inputs, {}
+
+
+def call(model: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], **ours: Any) -> tuple[Any, ...]:
+    """A batch's inputs, of arguments by place and by name.
+
+    Args:
+        model: is to take them.
+        inputs: by place; last, if need be, `Keywords`.
+        keywords: by name.
+        ours: further arguments of our own, None where they were not given.
+
+    Raises:
+        SynthgradError: the model does not take one of the keywords; one is given twice; or one of ours may be meant for
+            the model, which has an argument of that name and has not been given it.
+    """
+    named = [name for name, value in ours.items() if value is not None]
+    if not keywords and not named:
+        return inputs
+    positional, before = arguments(inputs)
+    if twice := keywords.keys() & before.keys():
+        raise SynthgradError(f"{min(twice)}: given by name and in Keywords; give it once")
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind_partial(*positional, **before, **keywords)
+    except TypeError as error:
+        raise SynthgradError(
+            f"the model does not take these arguments: {error}; its forward is {type(model).__name__}{signature}"
+        ) from None
+    if meant := [name for name in named if name in signature.parameters and name not in bound.arguments]:
+        raise SynthgradError(
+            f"{meant[0]}: is for the synthesizers here, and the model has an argument of that name; say what the model "
+            f"is to have: behind the inputs, sg.Keywords({meant[0]}=...), or {meant[0]}=None in it"
+        )
+    return (*positional, Keywords(before | dict(keywords))) if keywords else inputs
 
 
 @dataclass(frozen=True)
@@ -56,11 +113,16 @@ class Context:
 
     def one_hot(self, classes: int, dtype: torch.dtype) -> Tensor:
         """The labels as rows of zeros with a one, (B, classes) or (B, T, classes); made once for all who ask."""
-        assert self.labels is not None
+        if torch.compiler.is_compiling():  # which keeps what is made once by itself, and cannot look into ours
+            return self._made_one_hot(classes, dtype)
         if (classes, dtype) not in self._one_hot:
-            made = torch.zeros(*self.labels.shape, classes, dtype=dtype, device=self.labels.device)
-            self._one_hot[classes, dtype] = made.scatter_(-1, self.labels.unsqueeze(-1).long(), 1.0)
+            self._one_hot[classes, dtype] = self._made_one_hot(classes, dtype)
         return self._one_hot[classes, dtype]
+
+    def _made_one_hot(self, classes: int, dtype: torch.dtype) -> Tensor:
+        assert self.labels is not None
+        made = torch.zeros(*self.labels.shape, classes, dtype=dtype, device=self.labels.device)
+        return made.scatter_(-1, self.labels.unsqueeze(-1).long(), 1.0)
 
     @cached_property
     def _one_hot(self) -> dict[tuple[int, torch.dtype], Tensor]:

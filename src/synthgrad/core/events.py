@@ -7,7 +7,7 @@ runs forward; only their differences mean anything.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Probed",
+    "Solved",
     "Started",
     "StepDone",
     "decode",
@@ -34,11 +35,23 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """A stage has done an action, in text form."""
+    """A stage has done an action.
+
+    Attributes:
+        action: in text form.
+        start: when it had all that it waits for, and began.
+        end: when it was done.
+        sources: the actions of other stages that it waits for, in text form.
+        waited: seconds before `start` in which the process did nothing but wait for the sources.
+        bytes: of what came from the sources.
+    """
 
     action: str
     start: float
     end: float
+    sources: str = ""
+    waited: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Solved:
+    """Sequences of a curriculum were learned, and longer ones come next; `longest` as the task counts it."""
+
+    step: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The run has been given up at this step; the reason as it was said."""
 
@@ -84,8 +105,9 @@ class Finished:
     seconds: float
 
 
-Event = Started | ActionDone | StepDone | Probed | Evaluated | Failed | Finished
-_EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probed, Evaluated, Failed, Finished)}
+Event = Started | ActionDone | StepDone | Probed | Evaluated | Solved | Failed | Finished
+_JSON = json.JSONEncoder(allow_nan=False)
+_EVENTS = {kind.__name__: kind for kind in (Started, ActionDone, StepDone, Probed, Evaluated, Solved, Failed, Finished)}
 
 
 def encode(event: Event, **labels: Any) -> str:
@@ -94,13 +116,17 @@ def encode(event: Event, **labels: Any) -> str:
     Raises:
         ValueError: a label is called like a field of the event.
 
-    >>> encode(ActionDone("0F0", 0.0, 1.5), method="dni")
-    '{"event": "ActionDone", "method": "dni", "action": "0F0", "start": 0.0, "end": 1.5}'
+    >>> encode(Finished(3, 4.5), method="dni")
+    '{"event": "Finished", "method": "dni", "steps": 3, "seconds": 4.5}'
     """
-    fields = asdict(event)
+    fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
     if same := {"event", *fields} & labels.keys():
         raise ValueError(f"labels: {sorted(same)} are fields of {type(event).__name__}; give the labels other names")
-    return json.dumps(_finite({"event": type(event).__name__, **labels, **fields}), allow_nan=False)
+    written = {"event": type(event).__name__, **labels, **fields}
+    try:
+        return _JSON.encode(written)
+    except (TypeError, ValueError):  # rarely so; to look first would take longer than to write
+        return _JSON.encode(_finite(written))
 
 
 def _finite(value: Any) -> Any:

@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import cut
-from synthgrad.core.errors import PartitionError
+from synthgrad.core.errors import PartitionError, Verdict
+from synthgrad.core.interface import Interface
 from synthgrad.core.piece import Answer, Excerpt, Piece, Slice
 from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.recording import Recorder, Recording, record
 
 __all__ = ["Partition", "partition"]
+
+TRIED_ELSEWHERE = 8  # cuts that are tried, where one is refused, to name one that works
 
 
 @dataclass(frozen=True)
@@ -58,40 +61,76 @@ def partition(model: nn.Module, *, at: Sequence[str], sample: tuple[Any, ...]) -
     Args:
         model: any module whose forward pass takes `sample`.
         at: names of submodules, as in `model.named_modules()`; none gives one piece.
-        sample: positional arguments of the model; at least one tensor whose first dimension is the batch.
+        sample: positional arguments of the model, last, if need be, `Keywords`; at least one tensor whose first
+            dimension is the batch.
+
+    Where a submodule returns a tuple, a dict or the like, the first floating tensor with a row for each example crosses
+    the cut; the others may be used before it only.
 
     Raises:
         PartitionError: a name that is no submodule (the nearest ones are named), or one that is not called exactly
-            once; an output that is no floating tensor with a row for each example; something that bypasses a cut, or a
-            weight on both sides of one.
+            once; an output without a floating tensor with a row for each example; something that bypasses a cut, or a
+            weight on both sides of one. The message names the nearest cut that works, if there is one near.
     """
     if isinstance(at, str):
         raise PartitionError(f"at: got the string {at!r}, expected a list of names; write [{at!r}]")
     modules = dict(model.named_modules(remove_duplicate=False))
+    if found := [name for name, module in modules.items() if isinstance(module, Interface)]:
+        raise PartitionError(
+            f"the model has an Interface at {found[0]!r}, which swaps gradients within a stage; take it out, and name "
+            f"the submodule before it in at="
+        )
     first_names = {id(module): name for name, module in model.named_modules()}
     names = [first_names[id(_find(name, modules))] for name in at]
     if twice := [name for name in names if names.count(name) > 1]:
         raise PartitionError(f"at: {twice[0]!r} is named twice; name each cut once")
 
     recording = record(model, sample, keep=True)
-    rows = next((len(t) for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim() > 0), 0)
-    activations = {name: _activation(name, recording, rows) for name in names}
-    names.sort(key=lambda name: recording.calls[name][0].end)
-
-    pieces = _pieces(model, names, recording)
-    _expect_buffers_apart(model, pieces, recording)
     try:
-        _try_pieces(pieces, names, sample, recording)
+        return _taken_apart(model, names, sample, recording)
+    except PartitionError as error:
+        near = _elsewhere(model, names, sample, recording)
+        raise PartitionError(f"{error}{near}", verdict=error.verdict) from error
+
+
+def _taken_apart(model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording) -> Partition:
+    rows = next((len(t) for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim() > 0), 0)
+    leaves = {name: leaf for name in names if (leaf := _leaf(name, recording, rows)) is not None}
+    names = sorted(names, key=lambda name: recording.calls[name][0].end)
+    edges = [_crosses(name, recording, leaves) for name in names]
+
+    pieces = _pieces(model, names, recording, leaves)
+    _expect_state_apart(model, pieces, sample, recording)
+    try:
+        _try_pieces(pieces, names, sample, recording, leaves)
     except PartitionError:
         # Random numbers that the model draws between its submodules are drawn by several pieces, so that their streams
         # differ from the whole model's; where none are drawn, the pieces must agree all the same.
         if not model.training:
             raise
         with _evaluating(model):
-            _try_pieces(pieces, names, sample, record(model, sample, keep=True))
-    edges = [None, *(activations[name] for name in names)]
-    parameters = _parameters(model, pieces, sample, edges, names)
-    return Partition(tuple(names), pieces, parameters, tuple(activations[name] for name in names), recording.output)
+            _try_pieces(pieces, names, sample, record(model, sample, keep=True), leaves)
+    parameters = _parameters(model, pieces, sample, [None, *edges], names)
+    return Partition(tuple(names), pieces, parameters, tuple(edges), recording.output)
+
+
+def _elsewhere(model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording) -> str:
+    """For the message: the cut nearest to the one that is refused, with weights on both sides of it."""
+
+    def works(name: str) -> bool:
+        try:
+            return all(_taken_apart(model, [name], sample, recording).parameters)
+        except PartitionError:
+            return False
+
+    refused = next((name for name in names if name in recording.calls and not works(name)), None)
+    if refused is None:
+        return ""
+    depth, end = refused.count("."), recording.calls[refused][-1].end
+    near = [name for name, calls in recording.calls.items() if len(calls) == 1 and name.count(".") <= depth]
+    near.sort(key=lambda name: abs(recording.calls[name][0].end - end))
+    found = next((name for name in near[:TRIED_ELSEWHERE] if name != refused and works(name)), None)
+    return f"; the nearest cut that works is {found!r}" if found else ""
 
 
 def _find(name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -101,56 +140,79 @@ def _find(name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
     raise PartitionError(f"at: the model has no submodule {name!r}; the nearest names are {', '.join(map(repr, near))}")
 
 
-def _activation(name: str, recording: Recording, rows: int) -> Tensor:
-    """What crosses the cut. Raises `PartitionError` if it cannot be one."""
+def _crosses(name: str, recording: Recording, leaves: Mapping[str, int]) -> Tensor:
+    """What crosses the cut."""
+    output = recording.calls[name][0].output
+    return pytree.tree_leaves(output)[leaves[name]] if name in leaves else output
+
+
+def _leaf(name: str, recording: Recording, rows: int) -> int | None:
+    """Which leaf of the submodule's output crosses the cut; None: it is one tensor. Raises `PartitionError`."""
     calls = recording.calls.get(name, ())
     if len(calls) != 1:
         raise PartitionError(
             f"at: {name!r} was called {len(calls)} times in the forward pass of the sample, expected once; "
-            f"cut at a submodule that every batch passes exactly once"
+            f"cut at a submodule that every batch passes exactly once",
+            verdict=Verdict.NEVER,
         )
     output = calls[0].output
     if not isinstance(output, Tensor):
+        for leaf, tensor in enumerate(pytree.tree_leaves(output)):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == rows:
+                return leaf
         raise PartitionError(
-            f"at: {name!r} returns a {type(output).__name__}, expected one tensor; cut at a submodule that returns one"
+            f"at: {name!r} returns a {type(output).__name__} without a floating tensor that has a row for each of the "
+            f"{rows} examples; cut at a submodule that returns one",
+            verdict=Verdict.NEVER,
         )
     if not output.is_floating_point():
         raise PartitionError(
-            f"at: {name!r} returns {output.dtype}, expected a floating type; no gradient can pass there"
+            f"at: {name!r} returns {output.dtype}, expected a floating type; no gradient can pass there",
+            verdict=Verdict.NEVER,
         )
     if output.dim() < 2 or len(output) != rows:
         raise PartitionError(
             f"at: {name!r} returns shape {tuple(output.shape)} for a batch of {rows}, expected one row of features for "
-            f"each example; cut where the batch is the first dimension, with features behind it"
+            f"each example; cut where the batch is the first dimension, with features behind it",
+            verdict=Verdict.NOT_YET,
         )
-    return output
+    return None
 
 
-def _pieces(model: nn.Module, names: list[str], recording: Recording) -> tuple[Piece, ...]:
-    if type(model) is nn.Sequential and all(name in model._modules for name in names):
+def _pieces(model: nn.Module, names: list[str], recording: Recording, leaves: Mapping[str, int]) -> tuple[Piece, ...]:
+    if type(model) is nn.Sequential and all(name in model._modules for name in names) and not leaves:
         members = list(model._modules.items())
         ends = [next(i for i, (key, _) in enumerate(members) if key == name) + 1 for name in names]
         edges = zip([0, *ends], [*ends, len(members)], strict=True)
         return tuple(Slice(nn.Sequential(OrderedDict(members[low:high]))) for low, high in edges)
     recorder = Recorder(model)
     edges = zip([None, *names], [*names, None], strict=True)
-    return tuple(Excerpt(model, recorder, entry=entry, leave=leave, recording=recording) for entry, leave in edges)
+    return tuple(
+        Excerpt(model, recorder, entry=entry, leave=leave, recording=recording, leaves=leaves) for entry, leave in edges
+    )
 
 
 # ---- what crosses a cut ----------------------------------------------------------------------------------------------
 
 
-def _try_pieces(pieces: tuple[Piece, ...], names: list[str], sample: tuple[Any, ...], recording: Recording) -> None:
+def _try_pieces(
+    pieces: tuple[Piece, ...],
+    names: list[str],
+    sample: tuple[Any, ...],
+    recording: Recording,
+    leaves: Mapping[str, int],
+) -> None:
     """Run each piece alone on the sample. Raises `PartitionError`, naming what bypasses a cut."""
     with random_preserved([*pieces[0].parameters()]):  # the pieces in turn draw the random numbers of one pass
         for index, piece in enumerate(pieces):
-            received = recording.calls[names[index - 1]][0].output if index else None
-            expected = recording.calls[names[index]][0].output if index < len(names) else recording.output
+            received = _crosses(names[index - 1], recording, leaves) if index else None
+            expected = _crosses(names[index], recording, leaves) if index < len(names) else recording.output
             what = _crossing(piece, sample, received, expected, recording) if isinstance(piece, Excerpt) else None
             if what is not None:
                 raise PartitionError(
                     f"{what} bypasses the cut at {names[max(index - 1, 0)]!r} and is used behind it; cut where only "
-                    f"one tensor passes, for instance at the end of the block that contains both"
+                    f"one tensor passes, for instance at the end of the block that contains both",
+                    verdict=Verdict.NOT_YET,
                 )
             _gives(piece, sample, received, expected)  # draws the random numbers that are this piece's
 
@@ -202,7 +264,7 @@ def _crossing(
                 return (a if name == wrong else truth)(name, call)
 
             if not gives(one_wrong):
-                return f"the output of {suspect!r}"
+                return f"{'more of ' * (suspect == piece.stand_ins.entry)}the output of {suspect!r}"
     return None  # the piece only cannot bear all of these values at once
 
 
@@ -235,16 +297,27 @@ def _evaluating(model: nn.Module) -> Generator[None]:
             module.training = training
 
 
-def _expect_buffers_apart(model: nn.Module, pieces: tuple[Piece, ...], recording: Recording) -> None:
-    """Raise `PartitionError` if a module that contains a cut changes a buffer itself: each piece would do it again."""
+def _expect_state_apart(
+    model: nn.Module, pieces: tuple[Piece, ...], sample: tuple[Any, ...], recording: Recording
+) -> None:
+    """Raise `PartitionError` if a module that contains a cut changes its own state: each piece would do it again."""
     names = {id(module): name for name, module in model.named_modules()}
     for module in pieces[0].split() if isinstance(pieces[0], Excerpt) else []:
+        name = names[id(module)]
+        remedy = f"move it into a submodule of its own, or cut around {name or 'the model'!r}"
         for key, _ in module.named_buffers(recurse=False):
-            full = f"{names[id(module)]}.{key}".lstrip(".")
+            full = f"{name}.{key}".lstrip(".")
             if full in recording.changed:
                 raise PartitionError(
                     f"the buffer {full!r} is changed by a module that contains a cut, so every piece would change it; "
-                    f"move it into a submodule of its own, or cut around {names[id(module)] or 'the model'!r}"
+                    f"{remedy}"
+                )
+        for full in sorted(recording.moved):  # what moves once and then stays is a cache, made anew where it is missing
+            own = full.rpartition(".")[0] == name
+            if own and full in record(model, sample, keep=False).moved:
+                raise PartitionError(
+                    f"the attribute {full!r}, no tensor of the model's state, is changed by a module that contains a "
+                    f"cut, and the pieces would not pass it on; {remedy}"
                 )
 
 

@@ -1,6 +1,6 @@
 """A piece of a model: a slice of a chain, or an excerpt of any model's own forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from synthgrad.core.batch import arguments
 from synthgrad.core.errors import PartitionError
 from synthgrad.core.recording import Recorder, Recording
 
@@ -59,13 +60,22 @@ class Excerpt(Piece):
         entry: name of the cut's submodule before the piece, or None.
         leave: name of the cut's submodule behind the piece, or None.
         recording: of the sample.
+        leaves: by the name of a cut whose submodule returns more than a tensor: which leaf of that tree crosses it.
     """
 
     def __init__(
-        self, model: nn.Module, recorder: Recorder, *, entry: str | None, leave: str | None, recording: Recording
+        self,
+        model: nn.Module,
+        recorder: Recorder,
+        *,
+        entry: str | None,
+        leave: str | None,
+        recording: Recording,
+        leaves: Mapping[str, int],
     ) -> None:
         super().__init__()
-        self.stand_ins = _StandIns(entry)
+        self.stand_ins = _StandIns(entry, leaf=leaves.get(entry or ""))
+        self.leaves = leaves
         self.recorder = recorder
         self.leave = leave
         self._copies: list[tuple[nn.Module, nn.Module]] = []  # each copy with its original
@@ -98,7 +108,7 @@ class Excerpt(Piece):
             return _Stub(module, shared, name) if name else module
         rebuilt = self._copy(module, {key: self._rebuild(child, recording) for key, child in module.named_children()})
         if name == self.leave:
-            return _Exit(rebuilt)
+            return _Exit(rebuilt, self.leaves.get(name))
         return _Latecomer(rebuilt, shared, name) if any(call.end <= begin for call in calls) else rebuilt
 
     def _inside(self, module: nn.Module, name: str) -> list[str]:
@@ -120,7 +130,8 @@ class Excerpt(Piece):
             copied.__dict__.update((key, value) for key, value in original.__dict__.items() if key != "_modules")
         self.stand_ins.begin(self.recorder.of(inputs), received, inputs)
         try:
-            output = self.root(*inputs)
+            positional, keywords = arguments(inputs)
+            output = self.root(*positional, **keywords)
         except _Reached as reached:
             return reached.output
         finally:
@@ -133,9 +144,10 @@ class Excerpt(Piece):
         return output
 
     def stubs(self) -> list[str]:
-        """Names of the submodules that are replaced by stubs before the piece begins."""
+        """Names of the submodules whose output is, before the piece begins, made up: all of it, or the rest of it."""
         found = (module for module in self.root.modules() if isinstance(module, _Stub | _Latecomer))
-        return [module.name for module in found]
+        rest = [self.stand_ins.entry] if self.stand_ins.entry and self.stand_ins.leaf is not None else []
+        return [*(module.name for module in found), *rest]
 
     def split(self) -> list[nn.Module]:
         """The model's modules that contain a cut, so that every piece runs their forward for itself."""
@@ -159,6 +171,7 @@ class _StandIns:
 
     Attributes:
         entry: the cut before the piece.
+        leaf: where its submodule returns more than a tensor: which leaf of that tree is received.
         answer: what stubs answer, if not zeros.
         recording: of batches of this shape.
         before: of each submodule, which of its calls a stub answers: those that ended before the piece begins, and
@@ -169,6 +182,7 @@ class _StandIns:
     """
 
     entry: str | None
+    leaf: int | None = None
     answer: Answer | None = None
     recording: Recording | None = None
     before: dict[str, list[int]] = field(default_factory=dict)
@@ -195,6 +209,14 @@ class _StandIns:
         self.calls[name] = self.calls.get(name, -1) + 1
         before = self.before.get(name, ())
         return before[self.calls[name]] if self.calls[name] < len(before) else None
+
+    def entered(self) -> Any:
+        """What the cut's submodule is to return: what was received, in its place, and nothing else that is real."""
+        if self.leaf is None or self.entry is None:
+            return self.received
+        leaves, structure = pytree.tree_flatten(self.output(self.entry, 0))
+        leaves[self.leaf] = self.received
+        return pytree.tree_unflatten(leaves, structure)
 
     def output(self, name: str, call: int) -> Any:
         assert self.recording is not None
@@ -243,7 +265,7 @@ class _Entry(_StandIn):
         self.shared = shared
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.shared.received
+        return self.shared.entered()
 
 
 class _Stub(_StandIn):
@@ -279,9 +301,11 @@ class _Latecomer(_StandIn):
 class _Exit(_StandIn):
     """Ends the forward pass when the submodule has its output."""
 
-    def __init__(self, original: nn.Module) -> None:
+    def __init__(self, original: nn.Module, leaf: int | None) -> None:
         super().__init__(original)
         self.itself = original
+        self.leaf = leaf
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise _Reached(self.itself(*args, **kwargs))
+        output = self.itself(*args, **kwargs)
+        raise _Reached(output if self.leaf is None else pytree.tree_leaves(output)[self.leaf])

@@ -51,7 +51,7 @@ class Declaration:
 
 @dataclass(frozen=True, eq=False)  # compared and cached by identity: hashing thousands of declarations would cost more
 class Plan:
-    """A schedule, the stages' declarations, and `ranks[stage]`, the rank that holds the stage (one each if not given).
+    """A schedule, the stages' declarations, and `ranks[stage]`, the rank that holds the stage (as the schedule says).
 
     >>> plan = Plan(update_unlocked(), (Declaration(),) * 3)
     """
@@ -64,7 +64,8 @@ class Plan:
         if not self.stages:
             raise ScheduleError("a plan of no stages: expected at least one")
         if not self.ranks:
-            object.__setattr__(self, "ranks", tuple(range(len(self.stages))))
+            count = self.schedule.ranks or len(self.stages)
+            object.__setattr__(self, "ranks", tuple(stage % count for stage in range(len(self.stages))))
         if len(self.ranks) != len(self.stages):
             raise ScheduleError(f"{len(self.ranks)} ranks for {len(self.stages)} stages: give one rank for each stage")
 
@@ -92,8 +93,9 @@ class Plan:
         return [_later(line, shift) for line in _lines(self, model) if line.action.microbatch + shift >= first]
 
     def _model(self, step: int) -> int:
-        """A step that this one is like: the first that has all its late actions, if steps repeat."""
-        return self.schedule.lateness if self.schedule.repeats else step
+        """A step that this one is like: the first of those that have all their late actions, if steps repeat."""
+        late, period = self.schedule.lateness, self.schedule.period
+        return late + (step - late) % period if period else step
 
     def kinds(self, stage: int, microbatch: int) -> frozenset[Kind]:
         """All that the stage does with this microbatch, in its own step or later."""
@@ -109,11 +111,11 @@ class Plan:
 @lru_cache(maxsize=64)
 def _kinds(plan: Plan, step: int) -> dict[tuple[int, int], frozenset[Kind]]:
     found: dict[tuple[int, int], set[Kind]] = {}
+    count = plan.schedule.microbatches
     for later in range(step, step + plan.schedule.lateness + 1):
-        for action in plan.actions(later):
-            if plan.schedule.step_of(action) == step:
-                place = action.microbatch % plan.schedule.microbatches
-                found.setdefault((action.stage, place), set()).add(action.kind)
+        for stage, kind, microbatch in plan.actions(later):
+            if microbatch // count == step:
+                found.setdefault((stage, microbatch % count), set()).add(kind)
     return {place: frozenset(kinds) for place, kinds in found.items()}
 
 
@@ -194,9 +196,16 @@ def validate(plan: Plan, steps: int | None = None) -> None:
         steps: how many steps to check; by default as many as it takes until late actions come regularly.
 
     Raises:
-        ScheduleError: the first action that cannot be executed, with the reason and the text around it.
+        ScheduleError: the first action that cannot be executed, with the reason and the text around it; or the schedule
+            needs several versions of the weights, and so can only be simulated.
     """
-    steps = plan.schedule.lateness + 2 if steps is None else steps
+    if plan.schedule.versions > 1:
+        raise ScheduleError(
+            f"{plan.schedule.name}: goes on with old weights while their gradients are under way, so a stage would "
+            f"hold {plan.schedule.versions} versions of its weights, and it has one; simulate it, or use "
+            f"one_f_one_b() or update_unlocked(), which can be run"
+        )
+    steps = plan.schedule.lateness + max(2, plan.schedule.period) if steps is None else steps
     done: set[Action] = set()
     unused: dict[int, set[int]] = {stage: set() for stage in range(len(plan.stages))}  # gradients since the last U
     for step in range(steps + 1):
@@ -314,7 +323,7 @@ def stage_locks(plan: Plan, steps: int | None = None) -> tuple[frozenset[Lock], 
         plan: the plan.
         steps: how many steps to look at; the default suffices for schedules that repeat.
     """
-    steps = plan.schedule.lateness + 8 if steps is None else steps
+    steps = plan.schedule.lateness + max(8, plan.schedule.period) if steps is None else steps
     actions = plan.run_of(steps)
     previous = predecessors(actions, plan)
     found: list[set[Lock]] = [set() for _ in plan.stages]

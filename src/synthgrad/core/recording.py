@@ -1,6 +1,8 @@
 """What happens inside a model's forward pass: which submodule is called when, and what it returns."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from synthgrad.core.batch import arguments
 from synthgrad.core.preserve import random_preserved
 
 __all__ = ["Call", "Recorder", "Recording", "record"]
 
+_OWN = vars(nn.Module()).keys()
 KNOWN_AT_MOST = 64  # shapes of batches that a recorder remembers; a recording of shapes is small, a new one is a pass
 
 
@@ -39,12 +43,14 @@ class Recording:
         output: of the model, as in `Call`.
         end: when the pass was over, on the calls' clock.
         changed: names of the buffers that the pass would have changed.
+        moved: names of other attributes of modules that it did change: what they remember outside their tensors.
     """
 
     calls: Mapping[str, tuple[Call, ...]]
     output: Any
     end: int
     changed: frozenset[str]
+    moved: frozenset[str] = frozenset()
 
 
 def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recording:
@@ -52,7 +58,7 @@ def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recordin
 
     Args:
         model: in the mode (`train` or `eval`) it is in.
-        inputs: its positional arguments.
+        inputs: its positional arguments; last, if need be, `Keywords`.
         keep: keep the values that were returned (as they were then: later changes in place do not show).
     """
     calls: dict[str, list[Call]] = {}
@@ -77,13 +83,40 @@ def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recordin
     try:
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        before_it = _remembered(model)
         with torch.no_grad(), random_preserved([*tensors, *model.parameters()]):
-            output = values(torch.func.functional_call(model, buffers, inputs))
+            output = values(torch.func.functional_call(model, buffers, *arguments(inputs)))
     finally:
         for handle in handles:
             handle.remove()
     changed = frozenset(name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name]))
-    return Recording({name: tuple(found) for name, found in calls.items()}, output, next(clock), changed)
+    now = _remembered(model)
+    moved = frozenset(name for name in before_it | now if _differs(before_it.get(name), now.get(name)))
+    return Recording({name: tuple(found) for name, found in calls.items()}, output, next(clock), changed, moved)
+
+
+def _remembered(model: nn.Module) -> dict[str, Any]:
+    """What modules hold besides parameters, buffers, submodules and torch's own; containers as they are now."""
+    return {
+        f"{name}.{key}".lstrip("."): copy(value) if isinstance(value, list | dict | set | deque) else value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in _OWN
+    }
+
+
+def _differs(before: Any, now: Any) -> bool:
+    if isinstance(before, Tensor) or isinstance(now, Tensor):
+        return before is not now
+    if isinstance(now, bool | int | float | str | None):
+        return type(before) is not type(now) or before != now
+    if isinstance(now, list | tuple | deque | set | dict) and type(before) is type(now):
+        return [*map(id, _items(before))] != [*map(id, _items(now))]
+    return before is not now
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return (item for pair in container.items() for item in pair) if isinstance(container, dict) else container
 
 
 class Recorder:
@@ -104,6 +137,7 @@ class Recorder:
         )
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         shape = (self.model.training, weight.dtype, torch.is_autocast_enabled(weight.device.type), *leaves)
+        shape += tuple(arguments(inputs)[1])
         if shape not in self._known:
             if len(self._known) >= KNOWN_AT_MOST:
                 del self._known[next(iter(self._known))]

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from synthgrad.core.actions import Action, Kind
+from synthgrad.core.actions import Action, Kind, format_actions
+from synthgrad.core.batch import Gradient
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import ActionDone
 from synthgrad.core.plan import Line
@@ -47,6 +48,7 @@ def run(
     updated: list[int] = []
     concerned: dict[int, Stage] = {}
     for action, sources, readers in lines:
+        turned = time.perf_counter()
         received = [transport.receive(source, by=action) for source in sources]
         stage = concerned[action.stage] = stages[action.stage]
         start = time.perf_counter()
@@ -55,11 +57,18 @@ def run(
         except NumericalError as error:
             raise _told(error, str(action), updated) from None
         if observe is not None:
-            observe(ActionDone(str(action), start, time.perf_counter()))
+            end, waited = time.perf_counter(), start - turned if sources else 0.0
+            observe(ActionDone(str(action), start, end, format_actions(sources), waited, _bytes(received)))
         if action.kind is Kind.U:
             updated.append(action.stage)
         transport.send(action, product, readers)
     _read_flags(concerned.values(), updated)
+
+
+def _bytes(received: Iterable[Any]) -> int:
+    """How much has come: of a gradient, its values and the model's output that travels along."""
+    parts = (part for one in received for part in ((one.values, one.output) if isinstance(one, Gradient) else (one,)))
+    return sum(part.nbytes for part in parts if part is not None)
 
 
 def _read_flags(stages: Iterable[Stage], updated: list[int]) -> None:

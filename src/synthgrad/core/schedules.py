@@ -14,7 +14,7 @@ T waits for another stage, F does not; so T goes as late as the promise allows, 
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.errors import ScheduleError
@@ -27,10 +27,7 @@ __all__ = [
     "update_unlocked",
     "forward_unlocked",
     "error_broadcast",
-    "eager",
     "sporadic",
-    "warm_up",
-    "true_every",
     "from_text",
 ]
 
@@ -45,17 +42,21 @@ class Schedule:
             that fall into it. Late actions may reach before the start of the run; `actions` drops those.
         microbatches: into how many parts the batch of one step is split.
         lateness: how many steps after its own a late action may fall.
-        repeats: whether every step's order is that of step 0 with its microbatches counted on; then it is worked out
-            only once.
+        period: after so many steps the order is that of the first ones again, with its microbatches counted on; then it
+            is worked out only once. 0: never.
         parts: the schedules that its steps are taken from, if it is put together: the first steps may not show all.
+        ranks: where several stages stand on a rank, how many ranks there are: stage s on rank s % ranks. 0: one each.
+        versions: of its weights, that a stage must hold at a time. With more than one it can be simulated, but not run.
     """
 
     name: str
     order: Callable[[int, int], list[Action]]
     microbatches: int = 1
     lateness: int = 0
-    repeats: bool = False
+    period: int = 0
     parts: tuple["Schedule", ...] = ()
+    ranks: int = 0
+    versions: int = 1
 
     def actions(self, stages: int, step: int, *, since: int = 0) -> tuple[Action, ...]:
         """The actions of `step`. Late actions of steps before `since` (the start, or the last flush) are left out."""
@@ -82,11 +83,11 @@ class Schedule:
         return "\n".join(format_actions(line) for line in lines if line)
 
 
-def _microbatches(step: int, count: int) -> range:
+def microbatches_of(step: int, count: int) -> range:
     return range(step * count, (step + 1) * count)
 
 
-def _at_least(name: str, value: int, least: int) -> int:
+def at_least(name: str, value: int, least: int) -> int:
     if value < least:
         raise ScheduleError(f"{name}={value}: expected a whole number of at least {least}")
     return value
@@ -105,20 +106,20 @@ def backprop(*, teach: bool = False) -> Schedule:
         lessons = [Action(stage, Kind.T, step) for stage in range(stages - 1)] if teach else []
         return forward + backward + lessons + [Action(stage, Kind.U, step) for stage in range(stages)]
 
-    return Schedule("backprop(teach=True)" if teach else "backprop()", order, repeats=True)
+    return Schedule("backprop(teach=True)" if teach else "backprop()", order, period=1)
 
 
 def gpipe(microbatches: int) -> Schedule:
     """Back-propagation in microbatches: all forward, then all backward. Huang et al. 2019, arXiv:1811.06965."""
-    _at_least("gpipe: microbatches", microbatches, 1)
+    at_least("gpipe: microbatches", microbatches, 1)
 
     def order(stages: int, step: int) -> list[Action]:
-        parts = _microbatches(step, microbatches)
+        parts = microbatches_of(step, microbatches)
         forward = [Action(stage, Kind.F, part) for part in parts for stage in range(stages)]
         backward = [Action(stage, Kind.B, part) for part in parts for stage in reversed(range(stages))]
         return forward + backward + [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
 
-    return Schedule(f"gpipe({microbatches})", order, microbatches, repeats=True)
+    return Schedule(f"gpipe({microbatches})", order, microbatches, period=1)
 
 
 def one_f_one_b(microbatches: int) -> Schedule:
@@ -127,19 +128,19 @@ def one_f_one_b(microbatches: int) -> Schedule:
     Stage k of P runs P-k forwards ahead, then alternates; so it holds at most P-k activations. With one tick for
     either, B of microbatch m ends up at tick 2P-1-k+2m, and the F that follows B of microbatch m-(P-k) at tick k+2m.
     """
-    _at_least("one_f_one_b: microbatches", microbatches, 1)
+    at_least("one_f_one_b: microbatches", microbatches, 1)
 
     def order(stages: int, step: int) -> list[Action]:
         ticks: list[tuple[int, Action]] = []
         for stage in range(stages):
-            for index, part in enumerate(_microbatches(step, microbatches)):
+            for index, part in enumerate(microbatches_of(step, microbatches)):
                 ahead = index < stages - stage
                 ticks.append((stage + index if ahead else stage + 2 * index, Action(stage, Kind.F, part)))
                 ticks.append((2 * stages - 1 - stage + 2 * index, Action(stage, Kind.B, part)))
         last = (step + 1) * microbatches - 1
         return [action for _, action in sorted(ticks)] + [Action(stage, Kind.U, last) for stage in range(stages)]
 
-    return Schedule(f"one_f_one_b({microbatches})", order, microbatches, repeats=True)
+    return Schedule(f"one_f_one_b({microbatches})", order, microbatches, period=1)
 
 
 def update_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
@@ -149,21 +150,21 @@ def update_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
         delay: S of step t uses the synthesizer as T of step t-delay-1 left it; 0 is the paper's.
         microbatches: parts of the batch whose gradients are accumulated before the update.
     """
-    _at_least("update_unlocked: delay", delay, 0)
-    _at_least("update_unlocked: microbatches", microbatches, 1)
+    at_least("update_unlocked: delay", delay, 0)
+    at_least("update_unlocked: microbatches", microbatches, 1)
 
     def order(stages: int, step: int) -> list[Action]:
         actions: list[Action] = []
         for stage in range(stages):
             last = stage == stages - 1
-            late = [] if last else [Action(stage, Kind.T, m) for m in _microbatches(step - 1 - delay, microbatches)]
-            for part in _microbatches(step, microbatches):
+            late = [] if last else [Action(stage, Kind.T, m) for m in microbatches_of(step - 1 - delay, microbatches)]
+            for part in microbatches_of(step, microbatches):
                 actions += [Action(stage, Kind.F, part), *late, Action(stage, Kind.B if last else Kind.S, part)]
                 late = []
             actions.append(Action(stage, Kind.U, part))
         return actions
 
-    return Schedule(_name("update_unlocked", delay, microbatches), order, microbatches, delay + 1, repeats=True)
+    return Schedule(_name("update_unlocked", delay, microbatches), order, microbatches, delay + 1, period=1)
 
 
 def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
@@ -176,12 +177,12 @@ def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
         delay: P and S of step t use the synthesizers as Q and T of step t-delay-1 left them.
         microbatches: parts of the batch whose gradients are accumulated before the update.
     """
-    _at_least("forward_unlocked: delay", delay, 0)
-    _at_least("forward_unlocked: microbatches", microbatches, 1)
+    at_least("forward_unlocked: delay", delay, 0)
+    at_least("forward_unlocked: microbatches", microbatches, 1)
 
     def order(stages: int, step: int) -> list[Action]:
         actions: list[Action] = []
-        before, parts = (_microbatches(s, microbatches) for s in (step - 1 - delay, step))
+        before, parts = (microbatches_of(s, microbatches) for s in (step - 1 - delay, step))
         for stage in range(stages):
             last = stage == stages - 1
             late = [] if last else [Action(stage, Kind.T, m) for m in before]
@@ -196,7 +197,7 @@ def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
                 actions += [Action(stage, Kind.F, part) for part in parts]
         return actions
 
-    return Schedule(_name("forward_unlocked", delay, microbatches), order, microbatches, delay + 1, repeats=True)
+    return Schedule(_name("forward_unlocked", delay, microbatches), order, microbatches, delay + 1, period=1)
 
 
 def error_broadcast(*, microbatches: int = 1) -> Schedule:
@@ -209,17 +210,17 @@ def error_broadcast(*, microbatches: int = 1) -> Schedule:
     Args:
         microbatches: parts of the batch whose gradients are accumulated before the update.
     """
-    _at_least("error_broadcast: microbatches", microbatches, 1)
+    at_least("error_broadcast: microbatches", microbatches, 1)
 
     def order(stages: int, step: int) -> list[Action]:
-        parts, last = _microbatches(step, microbatches), stages - 1
+        parts, last = microbatches_of(step, microbatches), stages - 1
         forward = [Action(stage, Kind.F, part) for part in parts for stage in range(stages)]
         backward = [Action(s, Kind.B if s == last else Kind.S, part) for part in parts for s in range(stages)]
         updates = [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
         return forward + backward + updates + [Action(stage, Kind.T, part) for part in parts for stage in range(last)]
 
     parts = f"microbatches={microbatches}" if microbatches > 1 else ""
-    return Schedule(f"error_broadcast({parts})", order, microbatches, repeats=True)
+    return Schedule(f"error_broadcast({parts})", order, microbatches, period=1)
 
 
 def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
@@ -235,7 +236,7 @@ def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
     """
     if not 0.0 <= p <= 1.0:
         raise ScheduleError(f"sporadic: p={p}: expected a probability between 0 and 1")
-    _at_least("sporadic: delay", delay, 0)
+    at_least("sporadic: delay", delay, 0)
 
     def chosen(stages: int, step: int) -> list[bool]:
         draw = random.Random(f"stages {seed} {step}")
@@ -289,91 +290,7 @@ def from_text(text: str, *, microbatches: int = 1) -> Schedule:
         return [action._replace(microbatch=action.microbatch + step * microbatches) for action in written]
 
     parts = f", microbatches={microbatches}" if microbatches > 1 else ""
-    return Schedule(f"from_text({text!r}{parts})", order, microbatches, repeats=True)
-
-
-def warm_up(steps: int, schedule: Schedule) -> Schedule:
-    """Back-propagation for the first steps, from which the synthesizers learn; then `schedule`.
-
-    Both parts teach in the step itself (`eager`), so that no lesson is lost or given twice where they meet. The locks
-    of the whole are those of back-propagation, the most there can be; what the updates wait for behind the warm-up are
-    the locks of `schedule` alone. With `mixing` below 1 the warm-up mixes, as back-propagation does.
-
-    Raises:
-        ScheduleError: a negative number of steps; or `schedule` has a delay, which no lesson in its own step can have.
-    """
-    _at_least("warm_up: steps", steps, 0)
-    return _partly_true("warm_up", steps, schedule, lambda step: step < steps)
-
-
-def true_every(k: int, schedule: Schedule) -> Schedule:
-    """Back-propagation in steps 0, k, 2k and so on, from which the synthesizers learn; else `schedule`.
-
-    What `warm_up` says of lessons, locks and mixing holds here too. With k=1 it is `backprop(teach=True)`.
-
-    Raises:
-        ScheduleError: k below 1; or `schedule` has a delay, which no lesson in its own step can have.
-    """
-    _at_least("true_every: k", k, 1)
-    return _partly_true("true_every", k, schedule, lambda step: step % k == 0)
-
-
-def _partly_true(builder: str, number: int, schedule: Schedule, is_true: Callable[[int], bool]) -> Schedule:
-    other, true = eager(schedule), _taught(schedule.microbatches)
-    name = f"{builder}({number}, {schedule.name})"
-    if other.lateness:
-        raise ScheduleError(f"{name}: lessons come {other.lateness} steps late, expected none to; use delay=0")
-
-    def order(stages: int, step: int) -> list[Action]:
-        return (true if is_true(step) else other).order(stages, step)
-
-    return Schedule(name, order, schedule.microbatches, parts=(true, other))
-
-
-def _taught(microbatches: int) -> Schedule:
-    """`backprop(teach=True)`, of a batch in parts."""
-    passes = gpipe(microbatches)
-
-    def order(stages: int, step: int) -> list[Action]:
-        actions = passes.order(stages, step)
-        parts = _microbatches(step, microbatches)
-        lessons = [Action(stage, Kind.T, part) for stage in range(stages - 1) for part in parts]
-        return actions[:-stages] + lessons + actions[-stages:]  # before the updates, of which each stage has one
-
-    return replace(passes, name="backprop(teach=True)", order=order)
-
-
-def eager(schedule: Schedule) -> Schedule:
-    """The same learning, with every late action done as soon as its target is there: for one process alone.
-
-    A process that holds all stages never waits, so to hold (activation, target) pairs until the next F would only cost
-    memory. T gives way to F, P, Q and U of its own stage, which do not touch the synthesizer, but to no S, B or T; Q
-    likewise to none of P or Q. So each S and P still finds its synthesizer as promised.
-
-        update_unlocked()    0F0 0S0 0U0 1F0 1B0 0T0 1U0
-    """
-
-    def order(stages: int, step: int) -> list[Action]:
-        actions = [action for action in schedule.order(stages, step) if schedule.step_of(action) == step]
-        for late in schedule.order(stages, step + 1):
-            if schedule.step_of(late) <= step:
-                held = (place for place, action in enumerate(actions) if _holds_back(action, late))
-                actions.insert(max(held, default=-1) + 1, late)
-        return actions
-
-    return replace(schedule, name=f"eager {schedule.name}", order=order, lateness=max(0, schedule.lateness - 1))
-
-
-def _holds_back(action: Action, late: Action) -> bool:
-    """Whether a late T or Q must stay behind the action."""
-    stage, kind, microbatch = late
-    if kind is Kind.Q:
-        uses, source = (Kind.P, Kind.Q), (stage - 1, (Kind.F,))
-    else:
-        uses, source = (Kind.S, Kind.B, Kind.T), (stage + 1, (Kind.S, Kind.B, Kind.I))
-    if action.stage == stage:
-        return action.kind in uses or (action.kind in (Kind.F, Kind.P) and action.microbatch == microbatch)
-    return action.stage == source[0] and action.kind in source[1] and action.microbatch == microbatch
+    return Schedule(f"from_text({text!r}{parts})", order, microbatches, period=1)
 
 
 def _name(builder: str, delay: int, microbatches: int) -> str:

@@ -1,13 +1,21 @@
-"""Plays a plan on a clock: one worker per rank, each doing its stages' actions in the order of the schedule."""
+"""Plays a plan on a clock: one worker per rank, each doing its stages' actions in the order of the schedule.
 
-from collections.abc import Callable, Mapping
+What an action makes goes as a message to every rank that waits for it. A rank is idle while its next action's messages
+are still under way; that is all there is to a schedule's cost.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import DeadlockError
+from synthgrad.core.links import Link
 from synthgrad.core.plan import BACKWARD, Plan, dependencies
 
-__all__ = ["UNIT_COSTS", "Timeline", "simulate"]
+__all__ = ["UNIT_COSTS", "Costs", "Links", "Sizes", "Timeline", "simulate", "simulate_replicas"]
 
 # In units of one forward pass; a full backward pass is twice a forward pass (input gradient and weight gradient).
 UNIT_COSTS: Mapping[Kind, float] = {
@@ -23,7 +31,8 @@ UNIT_COSTS: Mapping[Kind, float] = {
 }
 
 Costs = Mapping[Kind, float] | Callable[[Action], float]
-Links = float | Callable[[int, int], float]
+Links = float | Link | Callable[[int, int], float | Link]
+Sizes = float | Callable[[Action], float]
 
 
 @dataclass(frozen=True)
@@ -54,63 +63,257 @@ class Timeline:
 
     def activations_held(self, stage: int) -> int:
         """The most microbatches whose activations the stage holds for its backward pass at any one time."""
-        forward = Kind.P if self.plan.stages[stage].input_synthesizer else Kind.F
-        held: set[int] = set()
-        most = 0
-        for action in (action for action in self.start if action.stage == stage):  # in the order of its program
-            kinds = self.plan.kinds(stage, action.microbatch)
-            if action.kind is forward and not kinds.isdisjoint(BACKWARD):
-                held.add(action.microbatch)
-            elif action.kind is Kind.W or (action.kind in BACKWARD and Kind.W not in kinds):
-                held.discard(action.microbatch)
-            most = max(most, len(held))
+        return int(self._peak(self._programs[stage], lambda _: 1, lambda _: 0))
+
+    def memory_held(
+        self,
+        rank: int,
+        activation: float | Sequence[float] = 1.0,
+        waiting: float | Sequence[float] = 0.0,
+    ) -> float:
+        """The most that a rank holds at any one time for actions still to come; weights and optimizers not counted.
+
+        Args:
+            rank: whose stages.
+            activation: bytes that autograd keeps for the backward pass of one microbatch; one value, or one per stage.
+            waiting: bytes of a stage's output, which is kept from S to T for the synthesizer's lesson.
+        """
+
+        def of(value: float | Sequence[float]) -> Callable[[int], float]:
+            return (lambda stage: value[stage]) if isinstance(value, Sequence) else lambda stage: value
+
+        stages = {stage for stage, holder in enumerate(self.plan.ranks) if holder == rank}
+        return self._peak((a for a in self.start if a.stage in stages), of(activation), of(waiting))
+
+    @cached_property
+    def _programs(self) -> list[list[Action]]:
+        """Every stage's own actions, in their order; so thousands of stages are asked in one pass."""
+        programs: list[list[Action]] = [[] for _ in self.plan.stages]
+        for action in self.start:
+            programs[action.stage].append(action)
+        return programs
+
+    def _peak(
+        self, program: Iterable[Action], activation: Callable[[int], float], waiting: Callable[[int], float]
+    ) -> float:
+        """Up with the pass that learns, down with the end of its backward pass; up with S, down with T."""
+        held, most = dict[tuple[int, int, bool], float](), 0.0
+        for stage, kind, microbatch in program:
+            forward = Kind.P if self.plan.stages[stage].input_synthesizer else Kind.F
+            kinds = self.plan.kinds(stage, microbatch)
+            if kind is forward and not kinds.isdisjoint(BACKWARD):
+                held[stage, microbatch, False] = activation(stage)
+                most = max(most, sum(held.values()))
+            elif kind is Kind.W or (kind in BACKWARD and Kind.W not in kinds):
+                held.pop((stage, microbatch, False), None)
+                if kind is Kind.S and Kind.T in kinds:
+                    held[stage, microbatch, True] = waiting(stage)
+                    most = max(most, sum(held.values()))
+            elif kind is Kind.T:
+                held.pop((stage, microbatch, True), None)
         return most
 
 
-def simulate(plan: Plan, *, steps: int = 1, costs: Costs = UNIT_COSTS, links: Links = 0.0) -> Timeline:
+def simulate(
+    plan: Plan, *, steps: int = 1, costs: Costs = UNIT_COSTS, links: Links = 0.0, sizes: Sizes = 0.0
+) -> Timeline:
     """Play the first steps of the plan, flush included.
 
     Args:
         plan: the plan; ranks work side by side, and a rank does its own actions one after the other, in listed order.
         steps: how many steps.
-        costs: the duration of each kind of action, or a function of the action.
-        links: the latency between two ranks, or a function of (from rank, to rank). Within a rank there is none.
+        costs: the duration of each kind of action, or a function of the action (`jittered` makes one that varies).
+        links: the latency between two ranks, or a `Link`, or a function of (from rank, to rank) that gives either.
+            Within a rank there is none.
+        sizes: bytes of the message that an action makes, or a function of the action.
 
     Raises:
         DeadlockError: ranks that wait for each other in a circle, or for an action that never comes; all are named.
-        ValueError: a negative cost or latency.
+        ValueError: a negative cost, latency or size.
     """
-    cost = costs if callable(costs) else lambda action: costs[action.kind]
-    latency = links if callable(links) else lambda source, target: links
-    ranks: dict[int, list[Action]] = {rank: [] for rank in plan.ranks}
-    for action in reversed(plan.run_of(steps)):
-        ranks[plan.ranks[action.stage]].append(action)  # reversed, so that the next one is at the end
-
-    start: dict[Action, float] = {}
-    end: dict[Action, float] = {}
-    free = dict.fromkeys(ranks, 0.0)
-    waiting: dict[Action, list[int]] = {}  # ranks that wait for an action
-    ready = list(ranks)
-    while ready:
-        rank = ready.pop()
-        while ranks[rank]:
-            action = ranks[rank][-1]
-            needed = dependencies(action, plan)
-            if missing := next((other for other in needed if other not in end), None):
-                waiting.setdefault(missing, []).append(rank)
-                break
-            arrivals = [end[o] + _between(plan.ranks[o.stage], rank, latency) for o in needed]
-            start[action] = max([free[rank], *arrivals])
-            end[action] = free[rank] = start[action] + _not_negative(cost(action), f"cost of {action}")
-            ranks[rank].pop()
-            ready += waiting.pop(action, [])
-    if stuck := {missing: held for missing, held in waiting.items() if held}:
-        raise DeadlockError(_deadlock(stuck, ranks, plan))
-    return Timeline(plan, start, end)
+    return simulate_replicas(plan, [costs], steps=steps, links=links, sizes=sizes)[0]
 
 
-def _between(source: int, target: int, latency: Callable[[int, int], float]) -> float:
-    return 0.0 if source == target else _not_negative(latency(source, target), f"latency from {source} to {target}")
+def simulate_replicas(
+    plan: Plan,
+    costs: Sequence[Costs],
+    *,
+    steps: int = 1,
+    links: Links = 0.0,
+    sizes: Sizes = 0.0,
+    exchange: float | Callable[[int], float] = 0.0,
+) -> tuple[Timeline, ...]:
+    """Play several copies of the plan side by side: data-parallel groups, whose stages update together.
+
+    Before U, a stage's copies add up their gradients: that begins when the slowest of them has its last gradient, takes
+    `exchange`, and holds all of them up.
+
+    Args:
+        plan: of one replica.
+        costs: one for each replica; with jitter, each with its own seed.
+        steps: as in `simulate`.
+        links: as in `simulate`; each replica has links of its own.
+        sizes: as in `simulate`.
+        exchange: how long the adding-up takes, or a function of the stage.
+
+    Returns:
+        One timeline for each replica.
+
+    Raises:
+        DeadlockError, ValueError: as `simulate`.
+    """
+    game = _Game(plan, steps, len(costs), links, sizes, exchange)
+    return game.play(costs)
+
+
+class _Game:
+    """The actions and the messages between them, by number; a message is what one action sends to one rank."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        steps: int,
+        replicas: int,
+        links: Links,
+        sizes: Sizes,
+        exchange: float | Callable[[int], float],
+    ) -> None:
+        self.plan, self.replicas, self.sizes = plan, replicas, sizes
+        self.links = links if callable(links) else lambda source, target: links
+        self.exchange = exchange if callable(exchange) else lambda stage: exchange
+        self.run = plan.run_of(steps)
+        self.needs: list[list[int]] = []  # of each action, the messages that it waits for
+        self.sends: list[list[int]] = [[] for _ in self.run]
+        self.sources: list[Action] = []  # of each message
+        self.targets: list[int] = []
+        self.shared: dict[int, int] = {}  # a stage's last gradient before U, and the message that all replicas wait for
+        self._connect()
+        self._known: dict[tuple[int, int], Link] = {}
+
+    def _connect(self) -> None:
+        plan, ranks, targets = self.plan, self.plan.ranks, self.targets
+        places = {action: number for number, action in enumerate(self.run)}
+        latest: dict[int, int] = {}
+        for number, action in enumerate(self.run):
+            needs = list[int]()
+            for source in dependencies(action, plan):
+                target, place = ranks[action.stage], places.get(source)
+                sent = () if place is None else self.sends[place]
+                message = next((known for known in sent if targets[known] == target), None)
+                if message is None:
+                    message = self._message(source, target)
+                    if place is not None:  # else it never comes
+                        self.sends[place].append(message)
+                needs.append(message)
+            if self.replicas > 1 and action.kind is Kind.U:
+                last = latest.pop(action.stage)
+                self.shared[last] = self._message(self.run[last], ranks[action.stage])
+                needs.append(self.shared[last])
+            elif self.replicas > 1 and action.kind in (Kind.S, Kind.B, Kind.W):
+                latest[action.stage] = number
+            self.needs.append(needs)
+
+    def _message(self, source: Action, target: int) -> int:
+        self.sources.append(source)
+        self.targets.append(target)
+        return len(self.sources) - 1
+
+    def play(self, costs: Sequence[Costs]) -> tuple[Timeline, ...]:
+        """Every rank goes on as far as its messages let it, until nobody can."""
+        programs: list[dict[int, list[int]]] = [{rank: [] for rank in self.plan.ranks} for _ in costs]
+        for program in programs:
+            for number in reversed(range(len(self.run))):  # reversed, so that the next one is at the end
+                program[self.plan.ranks[self.run[number].stage]].append(number)
+        durations = [_durations(self.run, cost) for cost in costs]
+        self.starts, self.ends = ([[0.0] * len(self.run) for _ in costs] for _ in range(2))
+        self.arrivals = [[-1.0] * len(self.sources) for _ in costs]  # -1: still to come
+        self.waiting: list[dict[int, int]] = [{} for _ in costs]  # of a message, the rank that stands and waits for it
+        self.ready = [(replica, rank) for replica in range(len(costs)) for rank in programs[0]]
+        self.gathered: dict[int, list[float]] = defaultdict(list)
+        self.sent: dict[tuple[int, int, int], float] = {}  # when a link has sent off all that it was given
+        free = [dict.fromkeys(program, 0.0) for program in programs]
+        while self.ready:
+            replica, rank = self.ready.pop()
+            now, program = free[replica][rank], programs[replica][rank]
+            free[replica][rank] = self._go_on(replica, rank, now, program, durations[replica])
+        stuck = {
+            (rank, self.run[own[rank][-1]], self.sources[message])
+            for waiting, own in zip(self.waiting, programs, strict=True)
+            for message, rank in waiting.items()
+        }
+        if stuck:
+            raise DeadlockError(_deadlock(stuck, self.plan))
+        both = zip(self.starts, self.ends, strict=True)
+        return tuple(Timeline(self.plan, self._times(starts), self._times(ends)) for starts, ends in both)
+
+    def _times(self, values: list[float]) -> dict[Action, float]:
+        return dict(zip(self.run, values, strict=True))
+
+    def _go_on(self, replica: int, rank: int, now: float, program: list[int], durations: list[float]) -> float:
+        """Do the rank's actions until one has to wait; returns when the rank is free."""
+        starts, ends, arrivals = self.starts[replica], self.ends[replica], self.arrivals[replica]
+        needs, sends = self.needs, self.sends
+        while program:
+            number = program[-1]
+            for message in needs[number]:
+                arrival = arrivals[message]
+                if arrival < 0.0:
+                    self.waiting[replica][message] = rank
+                    return now  # as late as the messages that have come, which are asked for again
+                if arrival > now:
+                    now = arrival
+            starts[number] = now
+            ends[number] = now = now + durations[number]
+            program.pop()
+            for message in sends[number]:
+                self._deliver(replica, message, self._arrival(replica, rank, message, now))
+            if number in self.shared:
+                self._gather(number, now)
+        return now
+
+    def _gather(self, number: int, now: float) -> None:
+        """A replica has its stage's last gradient; the last of them lets all go on."""
+        ends = self.gathered[number]
+        ends.append(now)
+        if len(ends) == self.replicas:
+            stage = self.run[number].stage
+            together = max(ends) + _not_negative(self.exchange(stage), f"exchange of stage {stage}")
+            for replica in range(self.replicas):
+                self._deliver(replica, self.shared[number], together)
+
+    def _deliver(self, replica: int, message: int, arrival: float) -> None:
+        self.arrivals[replica][message] = arrival
+        rank = self.waiting[replica].pop(message, None)
+        if rank is not None:
+            self.ready.append((replica, rank))
+
+    def _arrival(self, replica: int, rank: int, message: int, now: float) -> float:
+        target = self.targets[message]
+        if target == rank:
+            return now
+        link = self._known.get((rank, target))
+        if link is None:
+            link = self._known[rank, target] = _link(self.links(rank, target), rank, target)
+        if link.bandwidth == math.inf:
+            return now + link.latency
+        action = self.sources[message]
+        size = self.sizes(action) if callable(self.sizes) else self.sizes
+        leaves = max(now, self.sent.get((replica, rank, target), 0.0))
+        leaves += _not_negative(size, f"size of the message of {action}") / link.bandwidth
+        self.sent[replica, rank, target] = leaves
+        return leaves + link.latency
+
+
+def _durations(run: Sequence[Action], cost: Costs) -> list[float]:
+    durations = [cost(action) for action in run] if callable(cost) else [cost[action.kind] for action in run]
+    for action, duration in zip(run, durations, strict=True):
+        if not duration >= 0:  # NaN neither
+            raise ValueError(f"cost of {action}: got {duration}, expected zero or more")
+    return durations
+
+
+def _link(given: float | Link, source: int, target: int) -> Link:
+    return given if isinstance(given, Link) else Link(_not_negative(given, f"latency from {source} to {target}"))
 
 
 def _not_negative(value: float, what: str) -> float:
@@ -119,7 +322,6 @@ def _not_negative(value: float, what: str) -> float:
     return value
 
 
-def _deadlock(stuck: Mapping[Action, list[int]], ranks: Mapping[int, list[Action]], plan: Plan) -> str:
-    waits = sorted((rank, ranks[rank][-1], missing) for missing, held in stuck.items() for rank in held)
-    lines = [f"rank {rank} stands at {action} and waits for {missing}" for rank, action, missing in waits]
+def _deadlock(stuck: Iterable[tuple[int, Action, Action]], plan: Plan) -> str:
+    lines = [f"rank {rank} stands at {action} and waits for {missing}" for rank, action, missing in sorted(stuck)]
     return f"{plan.schedule.name} deadlocks: " + "; ".join(lines) + "; put each action after what it waits for"

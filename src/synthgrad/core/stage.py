@@ -2,48 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.agreement import Agreement, agree
 from synthgrad.core.batch import Batch, Gradient, Loss
 from synthgrad.core.boundary import back_propagate, back_propagate_to, cut
+from synthgrad.core.draws import Draws
 from synthgrad.core.errors import NumericalError
+from synthgrad.core.finite import all_finite, flags_of
+from synthgrad.core.learner import Learner
 from synthgrad.core.plan import BACKWARD, Declaration
 from synthgrad.core.preserve import call_preserved
 from synthgrad.core.synthesizers import Answer, Feedback, InputSynthesizer, Synthesizer
 
-__all__ = ["Learner", "Passage", "Stage"]
-
-
-@dataclass
-class Learner:
-    """A module with the optimizer that trains it, if there is anything to train.
-
-    Attributes:
-        module: a piece of the model, a synthesizer or an input synthesizer.
-        parameters: those that the optimizer updates; a piece may share its other ones with nobody.
-        optimizer: None where there are no parameters.
-    """
-
-    module: Any
-    parameters: list[nn.Parameter] = field(default_factory=list)
-    optimizer: torch.optim.Optimizer | None = None
-
-    def update(self) -> None:
-        """One optimizer step from all gradients accumulated since the last one."""
-        if self.optimizer is not None:
-            self.optimizer.step()
-            self.forget()
-
-    def forget(self) -> None:
-        """Drop the accumulated gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
+__all__ = ["Passage", "Stage"]
 
 
 @dataclass
@@ -54,6 +31,7 @@ class Passage:
         batch: the microbatch; every stage has it.
         step: the step to which it belongs.
         left: what the stage has still to do with it.
+        number: of the microbatch, counted from the start of the run.
         ends_step: whether it is the last microbatch of its step.
         sends_gradient: whether anybody waits for the gradient of the stage's input.
         sends_error: whether anybody waits for the output's error (last stage).
@@ -69,6 +47,7 @@ class Passage:
     batch: Batch
     step: int
     left: set[Kind]
+    number: int = 0
     ends_step: bool = True
     sends_gradient: bool = True
     sends_error: bool = False
@@ -94,6 +73,7 @@ class Stage:
         mixing: λ of `B`, which injects (1-λ)·synthetic + λ·received. arXiv:1608.05343, appendix A (its BP(λ)).
         recompute: T runs the synthesizer again instead of finding what S held for it: less memory, more time.
         tells_output: send the model's output back with the gradient: a synthesizer before learns from it.
+        seed: of the random numbers that are drawn here; see `Draws`.
     """
 
     def __init__(
@@ -108,6 +88,7 @@ class Stage:
         mixing: float = 1.0,
         recompute: bool = False,
         tells_output: bool = False,
+        seed: int = 0,
     ) -> None:
         self.index = index
         self.name = name
@@ -118,6 +99,7 @@ class Stage:
         self.mixing = mixing
         self.recompute = recompute
         self.tells_output = tells_output
+        self.draws = Draws(seed, index)
         self.passages: dict[int, Passage] = {}
         self.losses: list[Tensor] = []  # shares of the mean loss since they were last taken; last stage only
         self.agreements: list[Agreement] = []  # since they were last taken
@@ -139,7 +121,8 @@ class Stage:
     def do(self, action: Action, *received: Any) -> Any:
         """Carry out an action with what it waited for; returns what others wait for. Frees what is no longer needed."""
         passage = self.passages[action.microbatch]
-        product = getattr(self, action.kind.value)(passage, *received)
+        with self.draws.of(action.kind.value, action.microbatch):
+            product = getattr(self, action.kind.value)(passage, *received)
         passage.left.discard(action.kind)
         if not passage.left:
             del self.passages[action.microbatch]
@@ -175,10 +158,8 @@ class Stage:
 
     def P(self, passage: Passage) -> None:
         """Run forward on a predicted input; the piece's buffers (BatchNorm's statistics) are left to F."""
-        assert self.input_synthesizer is not None
-        predictor: InputSynthesizer = self.input_synthesizer.module
         with torch.set_grad_enabled(self._keeps(passage, Kind.Q)):
-            predicted = predictor(*passage.batch.inputs)
+            predicted = self._predict(passage)
         passage.predicted_input = predicted if self._keeps(passage, Kind.Q) else None
         inputs = cut(predicted, differentiable=passage.sends_gradient)
         output = call_preserved(self.piece.module, passage.batch.inputs, inputs)
@@ -222,10 +203,10 @@ class Stage:
 
     def _synthesize(self, passage: Passage) -> Tensor:
         """The synthetic gradient of the step's mean loss, ready to be injected."""
-        assert self.synthesizer is not None and passage.activation is not None
+        assert passage.activation is not None
         keeps = self._keeps(passage, Kind.T)
         with torch.set_grad_enabled(keeps):
-            answer = self.synthesizer.module.answer(passage.activation, passage.batch.context)
+            answer = self._answer(passage)
         passage.answer = answer if keeps else None
         if self.tells_output and answer.output is not None:
             passage.model_output = answer.output.detach()
@@ -254,9 +235,9 @@ class Stage:
         """The gradient of the input, for the stage before; first a look at all gradients that have been made."""
 
         def cause() -> str:
-            if not _all_finite(output.detach()):
+            if not all_finite(output.detach()):
                 return "loss" if gradient is None else "activation"
-            return "gradient made in its backward pass" if gradient is None or _all_finite(gradient) else "gradient"
+            return "gradient made in its backward pass" if gradient is None or all_finite(gradient) else "gradient"
 
         leaf, passage.inputs = passage.inputs, None
         values = leaf.grad if leaf is not None else None
@@ -277,7 +258,7 @@ class Stage:
         if "error" in synthesizer.needs and context.error is None and self.synthesizer.optimizer is None:
             return  # no S has brought the error that it would answer with; and there is nothing to teach
         if answer is None:
-            answer = synthesizer.answer(activation, context)
+            answer = self._answer(passage)
         feedback = Feedback()
         if received is not None:
             feedback = Feedback(received.values * received.count, received.output)
@@ -295,7 +276,7 @@ class Stage:
         predictor: InputSynthesizer = self.input_synthesizer.module
         predicted = passage.predicted_input
         if predicted is None:
-            predicted = predictor(*passage.batch.inputs)
+            predicted = self._predict(passage)
         self._teach(self.input_synthesizer, predictor.loss(predicted, real), passage, "input, or the one predicted,")
 
     def U(self, passage: Passage) -> None:
@@ -311,10 +292,8 @@ class Stage:
 
     def _rehearse(self, synthesizer: Learner) -> None:
         """Take the further optimizer steps that the synthesizer asks for; the graphs kept for this step are used up."""
-        for loss, rows in synthesizer.module.rehearse():
-            self._expect_finite([loss.detach()], lambda: "remembered target of the synthesizer, or its answer to it,")
-            back_propagate(loss / rows)
-            synthesizer.update()
+        wrong = "remembered target of the synthesizer, or its answer to it,"
+        synthesizer.rehearse(lambda loss: self._expect_finite([loss], lambda: wrong))
 
     def _keeps(self, passage: Passage, lesson: Kind) -> bool:
         """Whether the graph of a prediction made now can serve the lesson, so that the synthesizer runs only once.
@@ -324,6 +303,18 @@ class Stage:
         behind = (other for other in self.passages.values() if other.step < passage.step)
         return not self.recompute and lesson in passage.left and not any(lesson in other.left for other in behind)
 
+    def _answer(self, passage: Passage) -> Answer:
+        """The synthesizer's; asked twice, as when T recomputes what S was told, with the same random numbers."""
+        assert self.synthesizer is not None
+        with self.draws.of("answer", passage.number):
+            return self.synthesizer.module.answer(passage.activation, passage.batch.context)
+
+    def _predict(self, passage: Passage) -> Tensor:
+        """The stage's input, as the input synthesizer predicts it; asked twice, with the same random numbers."""
+        assert self.input_synthesizer is not None
+        with self.draws.of("prediction", passage.number):
+            return self.input_synthesizer.module(*passage.batch.inputs)
+
     # ---- faults ------------------------------------------------------------------------------------------------------
 
     def _expect_finite(self, values: Iterable[Tensor | None], cause: Callable[[], str]) -> None:
@@ -331,7 +322,7 @@ class Stage:
 
         A bad injected gradient need not be looked at: the gradients made from it are products with it.
         """
-        flags = [_sum(value) for value in values if value is not None]
+        flags = flags_of(values)
         if not flags:
             return
         if _would_stall(flags[0].device):
@@ -348,15 +339,6 @@ class Stage:
         )
 
 
-def _sum(value: Tensor) -> Tensor:
-    """Not finite if any element is not: the cheapest look at all of them. Half precision is summed in full."""
-    return value.sum(dtype=torch.promote_types(value.dtype, torch.float32))
-
-
 def _would_stall(device: torch.device) -> bool:
     """Whether to read a number from the device now would make it wait."""
     return device.type != "cpu"
-
-
-def _all_finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())

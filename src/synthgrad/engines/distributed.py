@@ -1,5 +1,7 @@
 """The distributed engine: each process runs the stages of its rank, and none waits but for what the plan says."""
 
+import os
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
+from synthgrad.core.draws import common_stream
 from synthgrad.core.errors import ScheduleError, TransportError
 from synthgrad.core.events import ActionDone
 from synthgrad.core.plan import Line, Plan, line_of
@@ -26,6 +29,8 @@ from synthgrad.engines.passages import open_passages, take_agreement, take_loss
 from synthgrad.engines.transport import ProcessTransport, edges_of
 
 __all__ = ["DistributedEngine", "spread", "world_size"]
+
+TOLD = 1024  # bytes of what a rank tells all others
 
 
 def world_size() -> int:
@@ -77,6 +82,7 @@ class DistributedEngine:
         observe: Callable[[ActionDone], None] | None = None,
         timeout: float = 300.0,
     ) -> None:
+        _warn_of_restarts()
         self.rank = dist.get_rank()
         self.plan = plan
         self.whole = list(stages)
@@ -90,7 +96,6 @@ class DistributedEngine:
             _expect_same(self.whole, plan, self.group)
             edges = edges_of(windows(plan), timeout)
         self.timeout = timeout
-        self._stream = torch.Generator().manual_seed((torch.initial_seed() + 1 + self.rank) % 2**63).get_state()
         self.transport = ProcessTransport(self.rank, plan.ranks, edges)
 
     @property
@@ -150,6 +155,29 @@ class DistributedEngine:
         step, loss = news.tolist()
         self.transport.tell(News(int(step), loss))
 
+    def resume(self, steps: int, news: News) -> None:
+        """Go on as after so many steps and a flush; nothing may be under way."""
+        self.steps = self.since = steps
+        self.transport.tell(news)
+
+    def tell_all(self, text: str) -> list[str]:
+        """What each rank has to tell, the first kilobyte of it; collective."""
+        told = text.encode()[:TOLD].ljust(TOLD, b"\0")
+        found = [torch.empty(TOLD, dtype=torch.uint8) for _ in range(dist.get_world_size())]
+        with _together(f"rank {self.rank}, step {self.steps}, hearing of all ranks", self.timeout):
+            dist.all_gather(found, torch.frombuffer(bytearray(told), dtype=torch.uint8), self.group)
+        return [bytes(one.tolist()).rstrip(b"\0").decode(errors="replace") for one in found]
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    @property
+    def news(self) -> News:
+        """The newest loss that has come."""
+        return self.transport.news
+
     def _bring(self, tensor: Tensor, source: int) -> None:
         value = tensor.cpu().contiguous()
         dist.broadcast(value, source, self.group)
@@ -174,26 +202,11 @@ class DistributedEngine:
         try:
             if digest is not None:
                 self.transport.begin(self.steps, digest, lines)
-            with self._own_stream():
+            with common_stream(stage.draws for stage in self.stages):
                 run(own, {stage.index: stage for stage in self.stages}, self.transport, self.observe)
         except BaseException as error:
             self._give_up(f"{type(error).__name__}: {error}")
             raise
-
-    @contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        """Stages draw random numbers from a stream of their rank.
-
-        So the stream that all ranks have in common goes on alike, and with it the order of the data; and dropout of two
-        stages has not the same mask.
-        """
-        common = torch.get_rng_state()
-        torch.set_rng_state(self._stream)
-        try:
-            yield
-        finally:
-            self._stream = torch.get_rng_state()
-            torch.set_rng_state(common)
 
     def _give_up(self, reason: str) -> None:
         self.failed = reason
@@ -224,6 +237,18 @@ def _together(what: str, timeout: float) -> Iterator[None]:
         ) from error
 
 
+def _warn_of_restarts() -> None:
+    """Torchrun's processes meet through one store; those it starts anew find the dead ones' addresses there."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and dist.get_rank() == 0:
+        warnings.warn(
+            "torchrun --max-restarts: the processes that it starts anew may wait for those that are dead, since torch "
+            "2.13 keeps their addresses; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def windows(plan: Plan) -> Counter[tuple[int, int]]:
     """For each ordered pair of ranks between which something may travel, how many messages may be under way at once.
 
@@ -241,14 +266,16 @@ def windows(plan: Plan) -> Counter[tuple[int, int]]:
 
 def _state(stage: Stage) -> list[Tensor]:
     """All that changes in a stage while it learns, optimizers apart; in the same order on every rank."""
-    found = [parameter.detach() for learner in stage.learners for parameter in learner.parameters]
+    found = [parameter.detach() for parameter in stage.piece.parameters]
+    for learner in stage.learners[1:]:  # no optimizer has the parameters of an average
+        found += [parameter.detach() for parameter in learner.module.parameters()]
     return found + [buffer for learner in stage.learners for buffer in learner.module.buffers()]
 
 
 def _all(stage: Stage) -> Iterator[Tensor]:
     """Also what does not change."""
     for learner in stage.learners:
-        yield from learner.module.state_dict().values()
+        yield from (value for value in learner.module.state_dict().values() if isinstance(value, Tensor))
 
 
 def _expect_same(stages: Sequence[Stage], plan: Plan, group: Any) -> None:
@@ -265,7 +292,9 @@ def _expect_same(stages: Sequence[Stage], plan: Plan, group: Any) -> None:
     }
     _compare(rows, group, remedy)
     weights = {f"the initial weights of stage {s.index} ({s.name})": digest_of_tensors(_all(s)) for s in stages}
-    _compare(weights, group, "call torch.manual_seed with the same seed on all ranks before the model is made")
+    remedy = "call torch.manual_seed with the same seed on all ranks before the model is made"
+    _compare(weights, group, remedy)
+    _compare({"the seed": _crc(str(stages[0].draws.seed))}, group, f"{remedy}, or give decouple(seed=...)")
 
 
 def _compare(rows: dict[str, int], group: Any, remedy: str) -> None:

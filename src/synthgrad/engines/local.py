@@ -9,10 +9,12 @@ from torch import Tensor
 from synthgrad.core.actions import Action
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
+from synthgrad.core.draws import common_stream
 from synthgrad.core.events import ActionDone
 from synthgrad.core.plan import Line, Plan, line_of
 from synthgrad.core.run import run
 from synthgrad.core.stage import Stage
+from synthgrad.engines.message import News
 from synthgrad.engines.passages import open_passages, take_agreement, take_loss
 
 __all__ = ["LocalEngine", "Mailbox", "Outcome"]
@@ -69,6 +71,9 @@ class LocalEngine:
         observe: told of every action that has ended.
     """
 
+    first = True  # of all ranks
+    group = None
+
     def __init__(
         self, stages: Sequence[Stage], plan: Plan, *, observe: Callable[[ActionDone], None] | None = None
     ) -> None:
@@ -101,6 +106,19 @@ class LocalEngine:
     def gather(self) -> None:
         """Bring all stages' weights here, where they are already."""
 
+    def resume(self, steps: int, news: News) -> None:
+        """Go on as after so many steps and a flush; nothing may be under way."""
+        self.steps = self.since = steps
+
+    def tell_all(self, text: str) -> list[str]:
+        """What each rank has to tell: here is one alone."""
+        return [text]
+
+    @property
+    def news(self) -> News:
+        """None: the loss is here at once."""
+        return News()
+
     def abandon(self) -> None:
         """Give up what is under way, pending lessons included."""
         self.mailbox.clear()
@@ -110,7 +128,8 @@ class LocalEngine:
 
     def _run(self, lines: Sequence[Line]) -> None:
         try:
-            run(lines, self.stages, self.mailbox, self.observe)
+            with common_stream(stage.draws for stage in self.stages):
+                run(lines, self.stages, self.mailbox, self.observe)
         except BaseException:
             self.abandon()
             raise

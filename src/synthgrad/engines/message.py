@@ -9,8 +9,9 @@ read from a frame lies in it: each message has a frame of its own, which is neve
 
 import math
 import struct
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +23,11 @@ from synthgrad.core.errors import TransportError
 
 __all__ = ["HEADER_BYTES", "TEXT_BYTES", "Header", "Layout", "News", "farewell", "pack", "product", "read_header"]
 
-VERSION = 0x5347_0001  # "SG", and a number that changes with the layout of the header
+VERSION = 0x5347_0002  # "SG", and a number that changes with the layout of the header
 ALIGNMENT = 64
 TENSORS, DIMS = 2, 8
-FIELDS = 12 + TENSORS * (3 + DIMS)  # int64 numbers, in the order in which `_header` writes them
+FIELDS = 12 + TENSORS * (3 + DIMS)  # of 8 bytes each, in the order in which `_write_header` has them
+_FORM = struct.Struct(f"<8qd2qd{FIELDS - 12}q")  # whole numbers, but for the loss and the time
 HEADER_BYTES = -(-8 * FIELDS // ALIGNMENT) * ALIGNMENT
 TEXT_BYTES = 512  # every edge has room for so much after a header, from the first message on
 KINDS = (*Kind, None)  # None: a farewell
@@ -61,7 +63,22 @@ class Layout(NamedTuple):
     @property
     def size(self) -> int:
         """In bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return _memory(self)[0]
+
+    def within(self, frame: Tensor, start: int) -> Tensor:
+        """The tensor of this layout that begins at that byte of the frame."""
+        _, strides = _memory(self)
+        place = torch.empty(0, dtype=self.dtype)
+        return place.set_(frame.untyped_storage(), start // self.dtype.itemsize, self.shape, strides)
+
+
+@lru_cache(maxsize=256)
+def _memory(layout: Layout) -> tuple[int, tuple[int, ...]]:
+    """Size in bytes, and the strides."""
+    strides, step = [1] * len(layout.shape), 1
+    for dim in reversed(layout.order):
+        strides[dim], step = step, step * max(1, layout.shape[dim])
+    return math.prod(layout.shape) * layout.dtype.itemsize, tuple(strides)
 
 
 class News(NamedTuple):
@@ -71,8 +88,7 @@ class News(NamedTuple):
     loss: float = math.nan
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a message says of itself.
 
     Attributes:
@@ -82,6 +98,7 @@ class Header:
         count: of a gradient; None: the content is a tensor.
         news: of the loss.
         layouts: of the tensors; none where the product is None.
+        sent: when, on the sender's monotonic clock, in seconds.
     """
 
     action: Action | None
@@ -90,11 +107,12 @@ class Header:
     count: int | None
     news: News
     layouts: tuple[Layout, ...]
+    sent: float = 0.0
 
     @property
     def content(self) -> int:
         """Bytes that follow the header."""
-        return sum(_padded(layout.size) for layout in self.layouts)
+        return sum([_padded(layout.size) for layout in self.layouts])
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{str(one.dtype).removeprefix('torch.')} {one.shape}" for one in self.layouts)
@@ -121,14 +139,12 @@ def pack(action: Action, product: Any, *, step: int, digest: int, news: News) ->
         TransportError: a tensor of a kind that cannot travel.
     """
     count, given = (product.count, (product.values, product.output)) if isinstance(product, Gradient) else (None, ())
-    tensors = [t for t in given or (product,) if t is not None]
-    dense = [_dense(tensor.detach()) for tensor in tensors]
-    layouts = tuple(layout for layout, _ in dense)
-    header = Header(action, step, digest, count, news, layouts)
+    tensors = [t.detach() for t in given or (product,) if t is not None]
+    header = Header(action, step, digest, count, news, tuple(map(_layout_of, tensors)))
     frame = torch.empty(HEADER_BYTES + header.content, dtype=torch.uint8)
+    for place, tensor in zip(_places(frame, header.layouts), tensors, strict=True):
+        place.copy_(tensor)
     _write_header(frame, header)
-    for place, layout, (_, values) in zip(_places(frame, layouts), layouts, dense, strict=True):
-        place.view(layout.dtype).view(values.shape).copy_(values)
     return frame
 
 
@@ -143,31 +159,35 @@ def farewell(step: int, reason: str) -> Tensor:
     return frame
 
 
-def _dense(tensor: Tensor) -> tuple[Layout, Tensor]:
-    """The tensor with its dimensions in the order of memory, copied only if there are gaps or overlaps; its layout."""
+def _layout_of(tensor: Tensor) -> Layout:
+    """As it lies; without the gaps or overlaps, if there are any."""
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.dim() > DIMS:
         raise TransportError(
             f"a {tensor.layout} tensor of {tensor.dtype} with {tensor.dim()} dimensions cannot travel; expected a "
             f"dense one of at most {DIMS} dimensions, of {', '.join(map(str, DTYPES))}; convert it, or cut elsewhere"
         )
-    order = tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
-    values = tensor.permute(order)
-    if not values.is_contiguous():
-        order, values = tuple(range(tensor.dim())), tensor.contiguous()
-    return Layout(tensor.dtype, tuple(tensor.shape), order), values
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    order = tuple(sorted(range(len(shape)), key=strides.__getitem__, reverse=True))
+    layout = Layout(tensor.dtype, shape, order)
+    dense = tensor.is_contiguous() or tensor.permute(order).is_contiguous()
+    return layout if dense else layout._replace(order=tuple(range(len(shape))))
 
 
 def _write_header(frame: Tensor, header: Header) -> None:
-    (loss,) = struct.unpack("<q", struct.pack("<d", header.news.loss))
     stage, kind, microbatch = header.action or (0, None, 0)
     count = NO_COUNT if header.count is None else header.count
-    fields = [VERSION, KINDS.index(kind), stage, microbatch, header.step, header.digest, count]
-    fields += [header.news.step, loss, header.content, len(header.layouts), 0]
+    fields: list[float] = [VERSION, KINDS.index(kind), stage, microbatch, header.step, header.digest, count]
+    fields += [*header.news, header.content, len(header.layouts), time.monotonic()]
     for layout in header.layouts:
-        order = sum(place << 4 * position for position, place in enumerate(layout.order))
-        shape = [*layout.shape, *[0] * (DIMS - len(layout.shape))]
-        fields += [DTYPES.index(layout.dtype), len(layout.shape), order, *shape]
-    frame[: 8 * len(fields)].view(torch.int64).copy_(torch.tensor(fields))
+        fields += _numbers(layout)
+    fields += [0] * (FIELDS - len(fields))
+    _FORM.pack_into(frame.numpy(), 0, *fields)  # pyrefly: ignore  (an array is a buffer)
+
+
+@lru_cache(maxsize=256)
+def _numbers(layout: Layout) -> list[int]:
+    order = sum(place << 4 * position for position, place in enumerate(layout.order))
+    return [DTYPES.index(layout.dtype), len(layout.shape), order, *layout.shape, *[0] * (DIMS - len(layout.shape))]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -179,29 +199,30 @@ def read_header(frame: Tensor) -> Header:
     Raises:
         TransportError: the numbers make no header of this version, or contradict each other.
     """
-    fields = frame[: 8 * FIELDS].view(torch.int64).tolist()
-    version, kind, stage, microbatch, step, digest, count, news_step, loss, content, tensors, _ = fields[:12]
+    fields = _FORM.unpack_from(frame.numpy())  # pyrefly: ignore
+    version, kind, stage, microbatch, step, digest, count, news_step, loss, content, tensors, sent = fields[:12]
     if version != VERSION:
         raise TransportError(f"version: got {version:#x}, expected {VERSION:#x}; install one synthgrad on all ranks")
     if not 0 <= kind < len(KINDS) or not 0 <= tensors <= TENSORS:
         raise TransportError(f"got kind {kind} with {tensors} tensors, expected 0 to {len(KINDS) - 1} and at most 2")
     layouts = tuple(_read_layout(fields[12 + place * (3 + DIMS) :][: 3 + DIMS]) for place in range(tensors))
     name = KINDS[kind]
-    (value,) = struct.unpack("<d", struct.pack("<q", loss))
     header = Header(
         None if name is None else Action(stage, name, microbatch),
         step,
         digest,
         None if count == NO_COUNT else count,
-        News(news_step, value),
+        News(news_step, loss),
         layouts,
+        sent,
     )
     if header.content != content:
         raise TransportError(f"size: the header announces {content} bytes, its shapes and dtypes make {header.content}")
     return header
 
 
-def _read_layout(fields: Sequence[int]) -> Layout:
+@lru_cache(maxsize=256)
+def _read_layout(fields: tuple[int, ...]) -> Layout:
     dtype, dims, packed, *shape = fields
     if not 0 <= dtype < len(DTYPES):
         raise TransportError(f"dtype: got number {dtype}, expected 0 to {len(DTYPES) - 1}")
@@ -211,14 +232,12 @@ def _read_layout(fields: Sequence[int]) -> Layout:
     return Layout(DTYPES[dtype], tuple(shape[:dims]), order)
 
 
-def product(header: Header, content: Tensor) -> Any:
-    """What the message brings; its tensors lie in `content`, the bytes after the header.
+def product(header: Header, frame: Tensor, start: int = HEADER_BYTES) -> Any:
+    """What the message brings; its tensors lie in the frame, from the byte `start` on.
 
     A farewell's is its text.
     """
-    values = [
-        _read(place, layout) for place, layout in zip(_places(content, header.layouts, 0), header.layouts, strict=True)
-    ]
+    values = _places(frame, header.layouts, start)
     if header.action is None:
         return bytes(values[0].tolist()).decode(errors="replace")
     if header.count is not None:
@@ -226,16 +245,11 @@ def product(header: Header, content: Tensor) -> Any:
     return values[0] if values else None
 
 
-def _read(place: Tensor, layout: Layout) -> Tensor:
-    ordered = place.view(layout.dtype).view([layout.shape[dim] for dim in layout.order])
-    return ordered.permute([layout.order.index(dim) for dim in range(len(layout.order))])
-
-
 def _places(frame: Tensor, layouts: Sequence[Layout], start: int = HEADER_BYTES) -> list[Tensor]:
-    """Where in the frame each tensor lies, as bytes."""
+    """Where in the frame each tensor lies."""
     places: list[Tensor] = []
     for layout in layouts:
-        places.append(frame[start : start + layout.size])
+        places.append(layout.within(frame, start))
         start += _padded(layout.size)
     return places
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.agreement import Agreement
@@ -26,6 +27,8 @@ def open_passages(stages: Sequence[Stage], plan: Plan, step: int, batches: Seque
     """
     for stage in stages:
         stage.piece.forget()
+        if torch.cuda.is_initialized():
+            stage.draws.watch(_devices(stage, batches[0]))
     for part, microbatch in enumerate(batches, start=step * len(batches)):
         asked = bool(readers(Action(plan.last, Kind.F, part), plan))
         for stage in stages:
@@ -35,10 +38,16 @@ def open_passages(stages: Sequence[Stage], plan: Plan, step: int, batches: Seque
                 microbatch,
                 step,
                 set(kinds),
+                part,
                 ends_step=microbatch is batches[-1],
                 sends_gradient=backward is not None and bool(readers(backward, plan)),
                 sends_error=asked and stage.index == plan.last,
             )
+
+
+def _devices(stage: Stage, batch: Batch) -> set[torch.device]:
+    tensors = [leaf for leaf in pytree.tree_leaves(batch.inputs) if isinstance(leaf, Tensor)]
+    return {tensor.device for tensor in (*tensors, *(p for one in stage.learners for p in one.module.parameters()))}
 
 
 def take_loss(stage: Stage) -> Tensor:

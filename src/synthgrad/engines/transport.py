@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -61,6 +61,18 @@ class Edge:
     def __str__(self) -> str:
         return f"rank {self.source} -> rank {self.target}"
 
+    def send(self, tensor: Tensor, tag: int) -> dist.Work:
+        """Begin to; past `dist.isend`, which looks everything up again for every message."""
+        return self.group.send([tensor], self._place(self.target), tag)
+
+    def receive(self, tensor: Tensor, tag: int) -> dist.Work:
+        """Begin to."""
+        return self.group.recv([tensor], self._place(self.source), tag)
+
+    def _place(self, rank: int) -> int:
+        """In the group, where ranks stand in their order."""
+        return int(rank == max(self.source, self.target))
+
     def wait(self, work: dist.Work) -> None:
         """Until the work is done. Raises `RuntimeError` if it fails or takes too long; the edge is then of no use."""
         work.wait(timedelta(seconds=self.timeout))
@@ -86,7 +98,7 @@ class _Outgoing:
             self._capacity = max(self._capacity, self._sizes.popleft())
         self._sizes.append(len(frame))
         parts = [frame] if len(frame) <= self._capacity else [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
-        works = [_posted(dist.isend(part, self.edge.target, self.edge.group, tag)) for tag, part in enumerate(parts)]
+        works = [self.edge.send(part, tag) for tag, part in enumerate(parts)]
         self.unfinished.append((works, frame))
 
     def finish_one(self) -> None:
@@ -96,8 +108,7 @@ class _Outgoing:
         self.unfinished.popleft()
 
 
-@dataclass(frozen=True)
-class _Expected:
+class _Expected(NamedTuple):
     """A message that the plan says will come."""
 
     action: Action
@@ -112,40 +123,38 @@ class _Incoming:
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
         self.expected: deque[_Expected] = deque()
-        self.posted: deque[tuple[dist.Work | RuntimeError, Tensor]] = deque()
+        self.posted: deque[tuple[dist.Work | RuntimeError, Tensor, float]] = deque()  # and when
         self.last: Header | None = None
+        self.hold: Callable[[Header, float, bool], None] | None = None  # see `slow_links`
         self._capacity = HEADER_BYTES + TEXT_BYTES
         for _ in range(edge.window):
             self._post()
 
-    def take(self) -> tuple[Header, Tensor]:
-        """The next message's header, and its content as bytes."""
-        work, frame = self.posted.popleft()
+    def take(self) -> tuple[Header, Any]:
+        """The next message's header, and what it brings."""
+        work, frame, posted = self.posted.popleft()
         if isinstance(work, RuntimeError):
             raise work
         self.edge.wait(work)
         header = self.last = read_header(frame)
         size = HEADER_BYTES + header.content
-        content = frame[HEADER_BYTES:size]
-        if size > len(frame):
-            content = torch.empty(header.content, dtype=torch.uint8)
-            self.edge.wait(_posted(dist.irecv(content, self.edge.source, self.edge.group, REST)))
+        whole = size <= len(frame)
+        if not whole:
+            frame = torch.empty(header.content, dtype=torch.uint8)
+            self.edge.wait(self.edge.receive(frame, REST))
+        if self.hold is not None:
+            self.hold(header, posted, not whole)
         self._capacity = max(self._capacity, size)
         self._post()
-        return header, content
+        return header, product(header, frame, HEADER_BYTES if whole else 0)
 
     def _post(self) -> None:
         frame = torch.empty(self._capacity, dtype=torch.uint8)
         try:
-            work = _posted(dist.irecv(frame, self.edge.source, self.edge.group, WHOLE))
+            work = self.edge.receive(frame, WHOLE)
         except RuntimeError as error:  # a peer that has ended: no fault until something is asked of it
             work = error
-        self.posted.append((work, frame))
-
-
-def _posted(work: dist.Work | None) -> dist.Work:
-    assert work is not None  # None: this rank is not in the group
-    return work
+        self.posted.append((work, frame, time.monotonic()))
 
 
 @dataclass
@@ -211,7 +220,14 @@ class ProcessTransport:
                 self._watched(end.edge, lambda end=end: end.put(frame), f"sending {action}")
 
     def settle(self) -> None:
-        """Wait until all that was sent has gone. Raises `TransportError` as `send`."""
+        """Wait until all that was sent has gone. Raises `TransportError` as `send`.
+
+        First all that others have sent here is taken, for its readers to come: of a message that did not fit, the
+        second part goes only then, and two ranks that both settle would wait for each other.
+        """
+        for end in self.incoming.values():
+            while end.expected:
+                self._fetch(end, "settling, taking all that was sent here")
         for end in self.outgoing.values():
             while end.unfinished:
                 self._watched(end.edge, end.finish_one, "waiting until all that was sent has been taken")
@@ -232,26 +248,25 @@ class ProcessTransport:
         """
         source = self.ranks[action.stage]
         while source != self.rank and action not in self.mailbox.products:
-            self._fetch(self.incoming[source], action, by)
+            self._fetch(self.incoming[source], f"waiting for {action}, which {by} needs")
         return self.mailbox.receive(action, by=by)
 
-    def _fetch(self, end: _Incoming, action: Action, by: Action) -> None:
+    def _fetch(self, end: _Incoming, doing: str) -> None:
         """Take the next message off the edge, put it into the mailbox."""
-        doing = f"waiting for {action}, which {by} needs"
         if not end.expected:
             raise self._error(end.edge, doing, "the plan has no more messages there", "run `begin` with all its lines")
-        header, content = self._watched(end.edge, end.take, doing)
+        header, brought = self._watched(end.edge, end.take, doing)
         if header.action is None:
             raise self._error(
                 end.edge,
                 doing,
-                f"rank {end.edge.source} has given up: {product(header, content)}",
+                f"rank {end.edge.source} has given up: {brought}",
                 "start all ranks anew",
             )
         expected = end.expected.popleft()
         self._expect(end.edge, header, expected, doing)
         self.tell(header.news)
-        self.mailbox.send(expected.action, product(header, content), expected.readers)
+        self.mailbox.send(expected.action, brought, expected.readers)
 
     def _expect(self, edge: Edge, header: Header, expected: _Expected, doing: str) -> None:
         got, planned = (header.action, header.step), (expected.action, expected.step)
@@ -287,7 +302,10 @@ class ProcessTransport:
             fault = f"nothing came or went for {seconds:.1f} s" if late else f"rank {peer} is gone, or has given up"
             remedy = f"look for the first error of rank {peer}; end every rank with net.flush() or net.gather()"
             if late:
-                remedy = f"see whether rank {peer} runs the same script, or give it more time than {edge.timeout:g} s"
+                remedy = (
+                    f"see whether rank {peer} runs the same script, and ends each net with flush() or gather() (one "
+                    f"dropped before takes with it what it sent); or give it more time than {edge.timeout:g} s"
+                )
             raise self._error(edge, doing, fault, remedy) from error
 
     def _error(self, edge: Edge, doing: str, fault: str, remedy: str) -> TransportError:

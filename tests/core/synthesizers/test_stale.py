@@ -20,8 +20,10 @@ from synthgrad import (
     decouple,
 )
 from synthgrad.core.batch import Batch
-from synthgrad.core.schedules import eager, update_unlocked
-from synthgrad.core.stage import Learner, Stage
+from synthgrad.core.combined import eager
+from synthgrad.core.learner import Learner
+from synthgrad.core.schedules import update_unlocked
+from synthgrad.core.stage import Stage
 
 EXAMPLES, WIDTH, CLASSES = 10, 6, 4
 

@@ -1,7 +1,6 @@
 """What holds for every synthesizer. Legend: B batch, T time, D features, C channels, H height, W width, V classes."""
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ from synthgrad import (
     CriticSynthesizer,
     Feedback,
     FeedbackAlignmentSynthesizer,
-    Gradient,
     KickbackSynthesizer,
     LinearSynthesizer,
     MLPInputSynthesizer,
@@ -33,10 +31,8 @@ from synthgrad import (
     linear_head,
     zero_head,
 )
-from synthgrad import Kind as Letter
 from synthgrad.core.agreement import agree
-from synthgrad.core.batch import Batch
-from synthgrad.core.stage import Learner, Passage, Stage
+from synthgrad.testing import PROPERTIES, Sample, Subject
 
 Factory = Callable[[tuple[int, ...]], Synthesizer]
 FLAT, TIME, MAP = (6,), (5, 6), (3, 4, 4)
@@ -150,6 +146,9 @@ KINDS = {
 }
 
 
+UNTAUGHT = ("zero", "oracle", "feedback alignment", "feedback alignment, tokens", "kickback")  # they learn nothing
+
+
 def having(**wanted: Any) -> pytest.MarkDecorator:
     """The cases of those kinds whose attributes are as wanted."""
     cases = [
@@ -164,38 +163,22 @@ def having(**wanted: Any) -> pytest.MarkDecorator:
 every, learning = having(), having(learns=True)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What a synthesizer meets in a step."""
-
-    activation: Tensor
-    context: Context
-    feedback: Feedback
-
-    def rows(self, which: slice) -> "Sample":
-        context = Context(*cut(fields_of(self.context).values(), which))
-        return Sample(self.activation[which], context, Feedback(*cut(vars(self.feedback).values(), which)))
-
-    def double(self) -> "Sample":
-        feedback = Feedback(*(None if value is None else value.double() for value in vars(self.feedback).values()))
-        return Sample(self.activation.double(), self.context, feedback)
-
-
-def cut(values: Iterable[Tensor | None], which: slice) -> list[Tensor | None]:
-    return [None if value is None else value[which] for value in values]
-
-
-def fields_of(context: Context) -> dict[str, Tensor | None]:
-    """Without what it keeps for those who ask again."""
-    return {"labels": context.labels, "index": context.index, "error": context.error}
+def subject(name: str, shape: tuple[int, ...]) -> Subject:
+    kind = KINDS[name]
+    return Subject(
+        kind.factory,
+        shape,
+        CLASSES,
+        tokens=kind.for_tokens and len(shape) == 2,
+        outputs=kind.outputs,
+        examples=EXAMPLES,
+        starts_at_zero=kind.from_zero,
+        rows_apart=kind.rows_apart,
+    )
 
 
 def sample(name: str, shape: tuple[int, ...], rows: int = 8) -> Sample:
-    kind = KINDS[name]
-    each = (rows, shape[0]) if kind.for_tokens and len(shape) == 2 else (rows,)
-    labels, index = torch.randint(0, CLASSES, each), torch.randperm(EXAMPLES)[:rows]
-    feedback = Feedback(torch.randn(rows, *shape), torch.randn(*each, CLASSES))
-    return Sample(torch.randn(rows, *shape), Context(labels, index, torch.randn(*each, kind.outputs)), feedback)
+    return subject(name, shape).sample(rows)
 
 
 def stirred(synthesizer: Synthesizer) -> Any:
@@ -228,25 +211,6 @@ def lesson(synthesizer: Synthesizer, given: Sample) -> Tensor:
     return loss
 
 
-def learned(synthesizer: Synthesizer, *parts: Sample) -> list[Tensor]:
-    """What one step of these parts would change: the gradients of its weights, or what it remembers."""
-    synthesizer = copy.deepcopy(synthesizer)
-    for given in parts:
-        answer = synthesizer.answer(given.activation, given.context)
-        loss = synthesizer.learn(given.activation, answer, given.context, given.feedback)
-        if loss is not None and loss.requires_grad:
-            loss.backward()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in synthesizer.parameters()]
-    return gradients or [buffer for _, buffer in synthesizer.named_buffers()]
-
-
-def assert_close(got: list[Tensor], expected: list[Tensor]) -> None:
-    """Kernels may block sums by size: the last bits only."""
-    assert len(got) == len(expected)
-    for ours, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
-
-
 def train(synthesizer: Synthesizer, given: Sample, steps: int = 400) -> Tensor:
     optimizer = torch.optim.Adam(synthesizer.parameters(), lr=0.03)
     for _ in range(steps):
@@ -260,32 +224,18 @@ def train(synthesizer: Synthesizer, given: Sample, steps: int = 400) -> Tensor:
 
 
 @every
-@pytest.mark.parametrize("rows", [2, 5])
-def test_the_answer_has_the_shape_and_type_of_the_activation(name: str, shape: tuple[int, ...], rows: int) -> None:
-    given = sample(name, shape, rows)
-    answer = stirred(KINDS[name].factory(shape))(given.activation, given.context)
-    assert answer.shape == given.activation.shape and answer.dtype == given.activation.dtype
+@pytest.mark.parametrize("property", list(PROPERTIES))
+def test_it_keeps_the_contract(name: str, shape: tuple[int, ...], property: str) -> None:
+    """The properties that anybody can try on a synthesizer of their own; see `synthgrad.testing`."""
+    PROPERTIES[property](subject(name, shape))
 
 
 @every
-def test_an_answer_without_a_graph_is_the_same_answer(name: str, shape: tuple[int, ...]) -> None:
-    """Tolerance: attention is computed in another way where it must be differentiated twice."""
-    given, synthesizer = sample(name, shape), stirred(KINDS[name].factory(shape))
-    answer = synthesizer.answer(given.activation, given.context)
-    with torch.no_grad():
-        bare = synthesizer.answer(given.activation, given.context)
-    assert not any(value.requires_grad for value in bare if isinstance(value, Tensor))
-    for value, expected in zip(bare, answer, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
-
-
-@having(learns=True, from_zero=True)
-def test_the_first_answer_is_exactly_zero(name: str, shape: tuple[int, ...]) -> None:
-    for seed in range(3):
-        torch.manual_seed(seed)
-        given = sample(name, shape)
-        answer = KINDS[name].factory(shape)(given.activation, given.context)
-        assert torch.equal(answer, torch.zeros_like(answer))
+def test_it_declares_what_is_expected_of_it(name: str, shape: tuple[int, ...]) -> None:
+    kind, synthesizer = KINDS[name], KINDS[name].factory(shape)
+    assert (synthesizer.needs, synthesizer.feedback) == (kind.needs, kind.feedback)
+    assert bool(list(synthesizer.parameters())) == kind.learns
+    assert (type(synthesizer).learn is Synthesizer.learn) == (kind.regresses or name in UNTAUGHT)
 
 
 @learning
@@ -317,86 +267,6 @@ def test_the_loss_is_the_summed_squared_distance_whatever_the_layout(name: str, 
         torch.testing.assert_close(other, loss, rtol=1e-5, atol=1e-5)
 
 
-@having(rows_apart=True)
-def test_answers_and_lessons_do_not_depend_on_the_split_of_the_batch(name: str, shape: tuple[int, ...]) -> None:
-    synthesizer = stirred(KINDS[name].factory(shape)).eval()  # where BatchNorm is, by its running statistics
-    given = sample(name, shape)
-    whole = synthesizer(given.activation, given.context)
-    parts = [given.rows(slice(0, 3)), given.rows(slice(3, 8))]
-    assert_close([synthesizer(part.activation, part.context) for part in parts], [whole[:3], whole[3:]])
-    assert_close(learned(synthesizer, *parts), learned(synthesizer, given))
-    if KINDS[name].learns:
-        losses = [lesson(synthesizer, part).detach() for part in parts]
-        assert_close([torch.stack(losses).sum()], [lesson(synthesizer, given).detach()])
-
-
-@every
-def test_needs_are_honest(name: str, shape: tuple[int, ...]) -> None:
-    """Without what it does not declare it answers the same; without what it declares, it is refused beforehand."""
-    kind, synthesizer, given = KINDS[name], stirred(KINDS[name].factory(shape)), sample(name, shape)
-    assert synthesizer.needs == kind.needs
-    answer = synthesizer(given.activation, given.context)
-    for need, value in fields_of(given.context).items():
-        assert value is not None
-        without = replace(given.context, **{need: None})
-        if need not in kind.needs:
-            synthesizer.check(without)
-            assert torch.equal(synthesizer(given.activation, without), answer)
-            continue
-        with pytest.raises(ContextError, match=type(synthesizer).__name__):
-            synthesizer.check(without)  # the error comes later, and is missed then
-            synthesizer(given.activation, without)
-        other = (value + 1) % {"labels": CLASSES, "index": EXAMPLES, "error": 10}[need]
-        assert not torch.equal(synthesizer(given.activation, replace(given.context, **{need: other})), answer)
-
-
-@every
-def test_feedback_is_honest(name: str, shape: tuple[int, ...]) -> None:
-    """What it asks for changes what it learns; what it does not ask for may be missing."""
-    kind, synthesizer, given = KINDS[name], stirred(KINDS[name].factory(shape)).eval(), sample(name, shape)
-    assert synthesizer.feedback == kind.feedback
-    assert bool(list(synthesizer.parameters())) == kind.learns
-    usual = learned(synthesizer, given)
-    for asked, field in (("gradient", "target_grad"), ("output", "output")):
-        value = getattr(given.feedback, field)
-        for other in (value + torch.randn_like(value), None):
-            changed = learned(synthesizer, replace(given, feedback=replace(given.feedback, **{field: other})))
-            same = all(torch.equal(a, b) for a, b in zip(changed, usual, strict=True))
-            assert same == (asked not in kind.feedback), (asked, other)
-
-
-@every
-def test_the_type_of_the_weights_can_be_changed(name: str, shape: tuple[int, ...]) -> None:
-    given, synthesizer = sample(name, shape).double(), stirred(KINDS[name].factory(shape)).double()
-    assert synthesizer(given.activation, given.context).dtype == torch.float64
-    if KINDS[name].learns:
-        assert lesson(synthesizer, given).dtype == torch.float64
-    assert all(value.dtype in (torch.float64, torch.bool, torch.int64) for value in learned(synthesizer, given))
-
-
-@every
-def test_a_state_dict_carries_everything(name: str, shape: tuple[int, ...]) -> None:
-    given, synthesizer = sample(name, shape), stirred(KINDS[name].factory(shape))
-    synthesizer(given.activation, given.context)  # moves BatchNorm's statistics, where there is one
-    other = KINDS[name].factory(shape)
-    assert list(other.state_dict()) == list(synthesizer.state_dict())
-    other.load_state_dict(synthesizer.state_dict(), strict=True)
-    arguments = given.activation, given.context
-    assert torch.equal(other.eval()(*arguments), synthesizer.eval()(*arguments))
-    assert all(torch.equal(a, b) for a, b in zip(learned(other, given), learned(synthesizer, given), strict=True))
-
-
-@every
-def test_activations_may_lie_anyhow_in_memory(name: str, shape: tuple[int, ...]) -> None:
-    given, synthesizer = sample(name, shape), stirred(KINDS[name].factory(shape))
-    other = given.activation.transpose(0, -1).contiguous().transpose(0, -1)
-    if len(shape) == 3:
-        other = given.activation.to(memory_format=torch.channels_last)
-    assert not other.is_contiguous() or given.activation.dim() == 1
-    assert_close([synthesizer(other, given.context)], [synthesizer(given.activation, given.context)])
-    assert_close(learned(synthesizer, replace(given, activation=other)), learned(synthesizer, given))
-
-
 # ---- what belongs to the stage ---------------------------------------------------------------------------------------
 
 
@@ -413,48 +283,6 @@ def test_neither_answer_nor_lesson_reaches_below_the_activation(name: str, shape
         loss.backward()
         assert any(parameter.grad is not None for parameter in synthesizer.parameters())
     assert activation.grad is None and all(parameter.grad is None for parameter in below.parameters())
-
-
-class Piece(nn.Module):
-    """A stage's piece, with a weight for each feature of any activation."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(shape))
-
-    def forward(self, inputs: tuple[Any, ...], received: Tensor | None) -> Tensor:
-        return torch.tanh(inputs[0] * self.weight)
-
-
-def learner(module: nn.Module) -> Learner:
-    parameters = list(module.parameters())
-    return Learner(module, parameters, torch.optim.SGD(parameters, lr=0.0) if parameters else None)
-
-
-@every
-@pytest.mark.parametrize("recompute", [False, True])
-def test_in_a_stage_it_gives_the_gradient_and_its_lesson_gives_none(
-    name: str, shape: tuple[int, ...], recompute: bool
-) -> None:
-    given, piece = sample(name, shape), Piece(shape)
-    synthesizer = stirred(KINDS[name].factory(shape))
-    stage = Stage(0, "cut", learner(piece), synthesizer=learner(synthesizer), recompute=recompute)
-    rows, count = len(given.activation), 3
-    passage = Passage(Batch((given.activation,), None, given.context, rows, rows, count), 0, set(map(Letter, "FSTU")))
-    activation = stage.F(passage)
-    assert activation is not None
-    answer = copy.deepcopy(synthesizer)(activation, given.context).detach()
-    leaf = piece.weight.detach().requires_grad_()
-    (expected,) = torch.autograd.grad(torch.tanh(given.activation * leaf), leaf, answer / count)
-    stage.S(passage)
-    assert piece.weight.grad is not None
-    torch.testing.assert_close(piece.weight.grad, expected, rtol=1e-5, atol=1e-5)
-    before = piece.weight.grad.clone()
-    feedback = given.feedback
-    assert feedback.target_grad is not None
-    stage.T(passage, Gradient(feedback.target_grad, count, feedback.output) if synthesizer.feedback else None)
-    assert torch.equal(piece.weight.grad, before)
-    assert activation.grad is None and not activation.requires_grad
 
 
 # ---- single ones -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from synthgrad.core.synthesizers.contract import start_at_zero
 
-__all__ = ["LinearHead", "block_head", "linear_head", "zero_head"]
+__all__ = ["LinearHead", "block_head", "linear_head", "mlp_head", "zero_head"]
 
 POOLED = 2  # side of a map when a linear head sees it
 HEAD_WIDTH = 32  # features of an attention head
@@ -62,6 +62,33 @@ def block_head(shape: tuple[int, ...], outputs: int) -> nn.Module:
     else:
         block = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
     return nn.Sequential(block, linear_head(shape, outputs))
+
+
+def mlp_head(shape: tuple[int, ...], outputs: int, *, hidden: int = 256) -> nn.Module:
+    """One hidden layer, and a linear path beside it. It starts at zero, and so does the gradient.
+
+    What a critic in time predicts the coming outputs with; see `TruncatedBPTT`.
+
+    Args:
+        shape: of the activation, without batch: (D,), or (T, D) with a row for each token.
+        outputs: features of an output row.
+        hidden: width of the hidden layer.
+    """
+    return MLPHead(shape[-1], hidden, outputs)
+
+
+class MLPHead(nn.Module):
+    """(B, D) to (B, O), or (B, T, D) to (B, T, O): W_2 relu(W_1 h + b_1) + W_3 h + b_2."""
+
+    def __init__(self, features: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.up = nn.Linear(features, hidden), nn.Linear(hidden, outputs)
+        self.past = nn.Linear(features, outputs, bias=False)
+        start_at_zero(self.up, self.past)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The outputs."""
+        return self.up(self.first(rows).relu()) + self.past(rows)
 
 
 class CausalBlock(nn.TransformerEncoderLayer):

@@ -14,8 +14,8 @@ import copy
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -225,7 +225,7 @@ class Replay(Wrapper):
     is the mean over its own examples. What follows the optimizer's step in the synthesizer inside follows each of these
     too.
 
-    `memory` activations with their targets stay on the device. They are not saved in the state_dict, nor is where the
+    `memory` activations with their targets stay on the device. The state_dict holds them, as extra state, and where the
     draws stand. A move to another device or type drops them, and so does a step that was given up: its pair may be what
     was not finite.
 
@@ -276,6 +276,25 @@ class Replay(Wrapper):
         """Drop the pairs."""
         self._pairs.clear()
         self.inner.forget()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The pairs, the oldest first, and where the draws stand: plain values and tensors."""
+        pairs = [
+            {field.name: getattr(part, field.name) for part in pair[1:] for field in fields(part)}
+            for pair in self._pairs
+        ]
+        activations = [pair.activation for pair in self._pairs]
+        return {"activations": activations, "pairs": pairs, "draw": self._draw.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Remember what was remembered there; where this memory is shorter, the latest of it."""
+        device = next((weight.device for weight in self.parameters()), None)
+        self._draw.set_state(state["draw"].cpu())
+        self._pairs.clear()
+        for activation, kept in zip(state["activations"], state["pairs"], strict=True):
+            held = {name: None if value is None else value.to(device) for name, value in kept.items()}
+            context = Context(held["labels"], held["index"], held["error"])
+            self._pairs.append(Pair(activation.to(device), context, Feedback(held["target_grad"], held["output"])))
 
     def _remember(self, activation: Tensor, context: Context, feedback: Feedback) -> None:
         last = self._pairs[-1].activation if self._pairs else activation

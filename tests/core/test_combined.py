@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,19 +14,17 @@ from torch.nn import functional
 
 import synthgrad as sg
 from synthgrad.core.actions import Action, Kind
+from synthgrad.core.combined import eager, teach_every, true_every, warm_up
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
-    eager,
     forward_unlocked,
     from_text,
     gpipe,
     sporadic,
-    true_every,
     update_unlocked,
-    warm_up,
 )
 from synthgrad.engines.local import LocalEngine
 
@@ -53,6 +52,38 @@ def taught(stages: int, step: int, parts: int) -> list[Action]:
 
 def plan_of(schedule: Schedule, stages: int) -> Plan:
     return Plan(schedule, (*[Declaration()] * (stages - 1), Declaration(False, feedback=frozenset())))
+
+
+# ---- fewer lessons ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 4), st.one_of(PARTS, st.builds(forward_unlocked, st.integers(0, 2))), STAGES, STEPS)
+def test_lessons_of_every_kth_step_stay_and_nothing_else_changes(
+    k: int, schedule: Schedule, stages: int, steps: int
+) -> None:
+    def split(run: list[Action]) -> tuple[list[Action], list[Action]]:
+        lessons = [action for action in run if action.kind in (Kind.T, Kind.Q)]
+        return lessons, [action for action in run if action.kind not in (Kind.T, Kind.Q)]
+
+    def run_of(one: Schedule) -> list[Action]:
+        return [action for step in range(steps) for action in one.actions(stages, step)] + list(
+            one.flush(stages, steps)
+        )
+
+    lessons, others = split(run_of(schedule))
+    left, same = split(run_of(teach_every(k, schedule)))
+    assert same == others
+    assert left == [action for action in lessons if schedule.step_of(action) % k == 0]
+
+
+@given(st.integers(1, 5), st.builds(update_unlocked, st.integers(0, 3), microbatches=st.integers(1, 2)), STAGES)
+def test_a_schedule_that_teaches_every_kth_step_repeats_after_k(k: int, schedule: Schedule, stages: int) -> None:
+    form = teach_every(k, schedule)
+    plan, each = plan_of(form, stages), plan_of(replace(form, period=0), stages)
+    assert form.period == k and eval(form.name).text(stages, 5) == form.text(stages, 5)
+    validate(plan)
+    assert [plan.lines(step) for step in range(3 * k + 2)] == [each.lines(step) for step in range(3 * k + 2)]
+    assert stage_locks(plan) == stage_locks(plan_of(schedule, stages))
 
 
 # ---- which step is whose ---------------------------------------------------------------------------------------------
@@ -104,7 +135,7 @@ def test_they_can_be_executed(schedule: Schedule, stages: int) -> None:
 def test_a_step_does_not_depend_on_what_was_asked_before(schedule: Schedule, stages: int, asked: list[int]) -> None:
     in_order = {step: schedule.actions(stages, step) for step in range(6)}
     assert {step: schedule.actions(stages, step) for step in asked} == in_order
-    assert not schedule.repeats and eager(schedule).text(stages, 6) == schedule.text(stages, 6)
+    assert not schedule.period and eager(schedule).text(stages, 6) == schedule.text(stages, 6)
 
 
 @given(COMBINED)
@@ -117,6 +148,7 @@ def test_they_are_called_what_builds_them(schedule: Schedule) -> None:
     [
         (lambda: warm_up(-1, update_unlocked()), "warm_up: steps=-1"),
         (lambda: true_every(0, update_unlocked()), "true_every: k=0"),
+        (lambda: teach_every(0, update_unlocked()), "teach_every: k=0"),
         (lambda: warm_up(3, update_unlocked(1)), r"warm_up\(3, update_unlocked\(delay=1\)\): .* 1 steps late.*delay=0"),
         (lambda: true_every(3, sporadic(0.5, delay=2)), "2 steps late"),
         (lambda: true_every(3, forward_unlocked(1)), "1 steps late"),

@@ -1,0 +1,80 @@
+"""A learner: a module with the optimizer that trains it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.core.boundary import back_propagate
+from synthgrad.core.errors import SynthgradError
+
+__all__ = ["Learner", "OptimizerFactory"]
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass
+class Learner:
+    """A module with the optimizer that trains it, if there is anything to train.
+
+    Attributes:
+        module: a piece of the model, a synthesizer or an input synthesizer; a recurrent core.
+        parameters: those that the optimizer updates; a piece may share its other ones with nobody.
+        optimizer: None where there are no parameters.
+    """
+
+    module: Any
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer | None = None
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, optimizer: OptimizerFactory, parameters: list[nn.Parameter] | None = None
+    ) -> "Learner":
+        """The module with an optimizer for the given parameters; for all that can be trained, if none are given.
+
+        Raises:
+            SynthgradError: the optimizer holds others besides, or not all of them.
+        """
+        if parameters is None:
+            parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        made = optimizer(parameters) if parameters else None
+        if made is not None:
+            _expect_own(made, parameters)
+        return cls(module, parameters, made)
+
+    def update(self) -> None:
+        """One optimizer step from all gradients accumulated since the last one."""
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the accumulated gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def rehearse(self, look: Callable[[Tensor], None]) -> None:
+        """Take the further optimizer steps that a synthesizer asks for.
+
+        Args:
+            look: is shown each loss first, and raises where it is not finite.
+        """
+        for loss, rows in self.module.rehearse():
+            look(loss.detach())
+            back_propagate(loss / rows)
+            self.update()
+
+
+def _expect_own(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    expected = {id(parameter) for parameter in parameters}
+    if set(held) != expected:
+        others, missing = len(set(held) - expected), len(expected - set(held))
+        raise SynthgradError(
+            f"optimizer: got one with {others} parameters of others and without {missing} of the {len(expected)} that "
+            f"it was called with, expected these alone: each stage steps when it is ready; make a new optimizer in "
+            f"each call, from all that is given (in groups, if need be)"
+        )
