@@ -1,0 +1,193 @@
+"""What a training in time and a comparison of such are: settings, read and written without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from synthgrad.experiments.names import SettingsError, nearest
+from synthgrad.experiments.recurrent.methods import KINDS, Kind, parse_method
+from synthgrad.experiments.recurrent.tasks import Task, task_named
+from synthgrad.experiments.spec import as_table, check_number, values_of
+
+__all__ = ["Method", "RecurrentComparison", "RecurrentTraining"]
+
+COPY = "copy"
+OWN = frozenset({"lr", "synthesizer_lr", "hidden", "scale", "replay", "memory", "ahead", "value", "average"})
+
+
+@dataclass(frozen=True)
+class RecurrentTraining:
+    """What is trained on what, and how. The defaults are for Copy; see `for_task`.
+
+    Attributes:
+        task: copy, repeat-copy, text (any file) or ptb (Penn Treebank by characters).
+        data_dir: the text file, or the folder with it; ptb finds a usual place.
+        core: lstm, gru or rnn.
+        units: of each layer.
+        layers: of the core.
+        batch: sequences side by side.
+        unroll: steps of a window, T, where a method does not name its own.
+        steps: how many windows to learn from, an update each.
+        characters: learn from so many time steps of all lanes instead, whatever T is; 0 for `steps`.
+        width: binary digits of a character to copy.
+        limit: bits of a digit below which a length counts as solved.
+        lr: learning rate of the network (Adam).
+        synthesizer_lr: learning rate of the synthesizer (Adam).
+        hidden: hidden units of the synthesizer.
+        scale: what the synthetic gradient is multiplied by, in the target of the window before, too: a discount for
+            each window.
+        replay: further lessons of the synthesizer at each step, from the latest pairs of state and target.
+        memory: how many of these are held.
+        ahead: how many steps behind a window a critic is told the targets of.
+        value: weight of what a critic learns from these targets, beside what it learns from gradients.
+        average: share of the moving average that answers in place of the synthesizer itself; 0 for none.
+        evaluations: on the validation part, spread over the run (text).
+        threads: threads of torch.
+        device: where to train: cpu, cuda, cuda:1, mps.
+    """
+
+    task: str = COPY
+    data_dir: Path | None = None
+    core: str = "lstm"
+    units: int = 128
+    layers: int = 1
+    batch: int = 64
+    unroll: int = 4
+    steps: int = 20_000
+    characters: int = 0
+    width: int = 8
+    limit: float = 0.15
+    lr: float = 1e-3
+    synthesizer_lr: float = 3e-3
+    hidden: int = 256
+    scale: float = 1.0
+    replay: int = 0
+    memory: int = 16
+    ahead: int = 24
+    value: float = 1.0
+    average: float = 0.0
+    evaluations: int = 20
+    threads: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.kind_of_task.check(self.data_dir)
+        if self.core not in (cores := ("lstm", "gru", "rnn")):
+            raise SettingsError(f"core {self.core!r}: unknown{nearest(self.core, cores)}")
+        for name in ("units", "layers", "batch", "unroll", "steps", "width", "hidden", "memory", "ahead"):
+            check_number(name, getattr(self, name), at_least=1)
+        for name in ("evaluations", "threads"):
+            check_number(name, getattr(self, name), at_least=1)
+        for name in ("characters", "replay"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("lr", "synthesizer_lr", "limit", "value"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} is {getattr(self, name)}: expected a number above 0, such as 1e-3")
+        if not 0.0 <= self.scale < float("inf"):
+            raise SettingsError(f"scale is {self.scale}: expected 0 or more; 1 is no discount, the paper has 0.1")
+        if not 0.0 <= self.average < 1.0:
+            raise SettingsError(f"average is {self.average}: expected a share from 0 to below 1, such as 0.9")
+
+    @property
+    def kind_of_task(self) -> Task:
+        """What `task` names."""
+        return task_named(self.task)
+
+    @property
+    def updates(self) -> int:
+        """How many windows there are to learn from."""
+        return max(1, self.characters // (self.batch * self.unroll)) if self.characters else self.steps
+
+    @classmethod
+    def for_task(cls, task: str, **settings: Any) -> Self:
+        """With the defaults that suit a task.
+
+        Raises:
+            UnknownNameError: there is none of this name.
+            SettingsError: a setting is out of range.
+        """
+        values: dict[str, Any] = {"task": task} | dict(task_named(task).defaults) | settings
+        return cls(**values)
+
+    def as_table(self) -> dict[str, Any]:
+        """The settings as simple values, for TOML and JSON; a place for data that is not given is left out."""
+        return as_table(self)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
+        """The inverse of `as_table`; settings that are not given keep the task's defaults.
+
+        Raises:
+            SettingsError: an unknown setting or a wrong type; `where` says in which file.
+        """
+        values = values_of(cls, table, where)
+        return cls.for_task(values.pop("task", COPY), **values)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a comparison.
+
+    Attributes:
+        name: as it is called in tables: always with its window.
+        kind: what comes from behind the end of a window.
+        training: the comparison's settings, with the method's own in their place.
+    """
+
+    name: str
+    kind: Kind
+    training: RecurrentTraining
+
+
+@dataclass(frozen=True)
+class RecurrentComparison(RecurrentTraining):
+    """The same net, initial weights and stream, trained by each method.
+
+    Attributes:
+        methods: which methods, out of bptt, dni, dni-aux, logistic, sobolev, local; with -T for a window of its own and
+            :setting=value for settings of its own, such as bptt-8 or dni-4:lr=3e-4:replay=3; separated by commas or
+            blanks.
+        seeds: how many seeds, of weights and sequences.
+    """
+
+    methods: tuple[str, ...] = ("bptt", "dni", "logistic")
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for names in self.methods for name in names.replace(",", " ").split()]
+        if not given:
+            raise SettingsError(f"methods: got none, expected at least one of {', '.join(KINDS)}")
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(self.method(name).name for name in given)))
+        check_number("seeds", self.seeds, at_least=1)
+
+    def method(self, text: str) -> Method:
+        """The method that is written so.
+
+        Raises:
+            SettingsError: no such method, or a setting that methods have not of their own, or that is out of range.
+        """
+        kind, unroll, written = parse_method(text)
+        table: dict[str, Any] = {"unroll": self.unroll if unroll is None else unroll}
+        types = {one.name: type(one.default) for one in fields(RecurrentTraining)}
+        for name, value in written.items():
+            if name not in OWN:
+                raise SettingsError(f"method {text!r}: {name!r} is no setting of its own{nearest(name, sorted(OWN))}")
+            table[name] = _read(types[name], value, f"method {text!r}: {name}")
+        shared = {one.name: getattr(self, one.name) for one in fields(RecurrentTraining)}
+        try:
+            training = RecurrentTraining(**shared | table)
+        except SettingsError as error:
+            raise SettingsError(f"method {text!r}: {error}") from None
+        own = "".join(f":{name}={value}" for name, value in written.items())
+        return Method(f"{kind.name}-{training.unroll}{own}", kind, training)
+
+
+def _read(kind: type, text: str, where: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise SettingsError(f"{where} is {text!r}, expected {kind.__name__}") from None
