@@ -1,0 +1,230 @@
+"""What a plan says: a table of the ways to train, what to take from it, and what to type."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synthgrad.core.links import parse_links
+from synthgrad.planning.balance import Segment, merged
+from synthgrad.planning.options import Family, Option, break_even, options
+
+__all__ = ["Advice", "advise", "plan_for", "size_text", "time_text"]
+
+NEAR = 0.02  # options this near to each other are told apart by nobody's clock
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The ways to train a model on some devices, and which pays.
+
+    Attributes:
+        segments: as measured.
+        devices: how many there are.
+        microbatches: of the locked pipelines.
+        links: as they were written.
+        options: all ways, the plainest first.
+    """
+
+    segments: tuple[Segment, ...]
+    devices: int
+    microbatches: int
+    links: tuple[str, ...]
+    options: tuple[Option, ...]
+
+    @property
+    def fastest(self) -> Option:
+        """The fastest of all; of those equally fast, the plainest."""
+        return _plainest(self.options)
+
+    @property
+    def decoupled(self) -> Option | None:
+        """The fastest decoupled one, if there are several devices."""
+        found = self.of(Family.UNLOCKED)
+        return _plainest(found) if found else None
+
+    @property
+    def taken(self) -> Option:
+        """The one that the call at the end is for: the fastest that this library runs."""
+        ours = [option for option in self.options if option.family in (Family.LOCKED, Family.UNLOCKED)]
+        ours = [option for option in ours if "interleaved" not in option.name]
+        return _plainest(ours or self.options)
+
+    def of(self, family: Family) -> list[Option]:
+        """The options of a family."""
+        return [option for option in self.options if option.family is family]
+
+    @property
+    def cost(self) -> float:
+        """What the synthesizer adds to the slowest stage, as a share of its work, at the decoupled option's cuts."""
+        if self.decoupled is None:
+            return 0.0
+        ends = [index for index, one in enumerate(self.segments) if one.name in self.decoupled.cuts]
+        stages = merged(self.segments, ends)
+        slowest = max(stages[:-1], key=lambda one: one.work + one.extra)
+        return slowest.extra / slowest.work
+
+    def words(self) -> list[str]:
+        """What the table says, a paragraph each."""
+        if self.decoupled is None:
+            return ["One device: decoupling only adds work there. Use plain back-propagation."]
+        return [*self._break_even(), self._comparison(self.decoupled), *self._instead(self.decoupled), _CAVEAT]
+
+    def _break_even(self) -> list[str]:
+        least = 100 * break_even(self.devices, self.microbatches)
+        gap = _gap(self.segments)
+        finer = 100 * break_even(self.devices, self.microbatches, gap=gap)
+        return [
+            f"With {self.devices} stages and {self.microbatches} microbatches, decoupling wins only if the synthesizer "
+            f"costs less than {least:.1f} % of a stage (equal stages; slow links raise that); here it costs "
+            f"{100 * self.cost:.1f} % of the slowest. Against a zero-bubble pipeline the bar is {finer:.1f} %, against "
+            f"an asynchronous one 0 %."
+        ]
+
+    def _comparison(self, decoupled: Option) -> str:
+        best = self.fastest
+        locked = min(self.of(Family.LOCKED), key=lambda option: option.seconds)
+        ratio = locked.seconds / decoupled.seconds
+        against = (
+            f"{decoupled.name} takes {time_text(decoupled.seconds)} a step, {ratio:.2f} times as fast as the fastest "
+            f"locked pipeline, {locked.name}, and holds {size_text(decoupled.memory)} on the fullest device instead of "
+            f"{size_text(locked.memory)}."
+        )
+        return f"Fastest here: {best.name} ({best.family.value}), {time_text(best.seconds)} a step. {against}"
+
+    def _instead(self, decoupled: Option) -> list[str]:
+        """Where another way is as good or better."""
+        said = []
+        reach = decoupled.seconds * (1 + NEAR)
+        alone, replicas = self.of(Family.ALONE)[0], self.of(Family.REPLICAS)[0]
+        if alone.seconds <= reach:
+            said.append(
+                f"Plain back-propagation on one device is the better choice: {time_text(alone.seconds)} a step, the "
+                f"exact gradient, and no links."
+            )
+        elif replicas.seconds <= reach:
+            said.append(
+                f"Data parallelism is the better choice where the model fits on each device "
+                f"({size_text(replicas.memory)}): {time_text(replicas.seconds)} a step, with the exact gradient."
+            )
+        locked = min(self.of(Family.LOCKED), key=lambda option: option.seconds)
+        if locked.seconds <= reach and alone.seconds > reach:
+            said.append(f"A locked pipeline is the better choice: {locked.name} has the exact gradient and is as fast.")
+        for option in self.of(Family.STALE):
+            if option.seconds <= reach:
+                said.append(
+                    f"An asynchronous pipeline is the better choice if you can bear gradients one update old and two "
+                    f"versions of the weights: {option.name} takes {time_text(option.seconds)} a step, and pays "
+                    f"no synthesizer. synthgrad simulates it only."
+                )
+        return said or ["Nothing above is as fast as decoupling here."]
+
+    def call(self) -> str:
+        """The call of `decouple`, and the command to run it."""
+        if self.decoupled is None:
+            return "python train.py"
+        option = self.taken
+        synthesizer = [] if option.family is Family.UNLOCKED else ["    synthesizer=None,"]
+        lines = [
+            "net = sg.decouple(",
+            "    model,",
+            f"    at={list(option.cuts)!r},",
+            "    sample=sample,",
+            "    loss=loss,",
+            "    optimizer=optimizer,",
+            *synthesizer,
+            f"    schedule=sg.{option.name},",
+            ")",
+            "",
+            f"torchrun --nproc-per-node {self.devices} train.py",
+        ]
+        return "\n".join(lines)
+
+
+_CAVEAT = (
+    "These are times, of steps that are not all worth the same: a synthetic gradient is not the true one, and may need "
+    "more steps or end at another error. Compare that with `synthgrad compare` before you decide."
+)
+
+
+def plan_for(
+    model: Any,
+    sample: tuple[Any, ...],
+    *,
+    devices: int,
+    links: Sequence[str] | str = (),
+    microbatches: int | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    synthesizer: Callable[[tuple[int, ...]], Any] | None = None,
+    among: Sequence[str] | None = None,
+    seconds: float = 15.0,
+) -> Advice:
+    """Measure a model on a sample batch, choose its cuts, and say how long a step takes in each way to train it.
+
+    Args:
+        model: any `nn.Module`; it is not changed.
+        sample: the batch of one step: the model's positional arguments, and last the target.
+        devices: how many, each like this one, with a stage each.
+        links: between them: `"1GBps,20ms"`, or several such texts, of which `"0-1=50ms"` holds between two devices.
+        microbatches: into how many parts the pipelines split a batch; if not given, one, two or four for each device:
+            with which a locked pipeline is fastest.
+        loss: as in `decouple`; if not given, what suits the target.
+        synthesizer: as in `decouple`; if not given, the task decides which.
+        among: names of submodules: cut only there.
+        seconds: to measure for, about.
+
+    Returns:
+        The advice: `options` to compare, `words()` to read, `call()` to type.
+
+    Raises:
+        PlanningError: no sample with a target; fewer places to cut than it takes; the message names them.
+        PartitionError: the model cannot be cut at one of `among`; the message says why, and where it could.
+        LinkError: a link that cannot be read, or between devices that are not there.
+    """
+    texts = [links] if isinstance(links, str) else list(links)
+    parse_links(texts, max(devices, 1))  # before anything is measured
+    from synthgrad.planning.profile import profile, rows_of  # brings torch
+
+    segments = profile(model, sample, loss=loss, synthesizer=synthesizer, among=among, seconds=seconds)
+    if microbatches is not None:
+        return advise(segments, devices, microbatches, texts)
+    counts = [devices * times for times in (1, 2, 4) if devices * times <= rows_of(sample)] or [1]
+    return min((advise(segments, devices, count, texts) for count in counts), key=_locked_seconds)
+
+
+def advise(segments: Sequence[Segment], devices: int, microbatches: int, links: Sequence[str] = ()) -> Advice:
+    """The advice on segments that were measured, or made up. Raises as `plan_for` does."""
+    between = parse_links(links, max(devices, 1))
+    found = options(segments, devices, microbatches, between)
+    return Advice(tuple(segments), devices, microbatches, tuple(links), tuple(found))
+
+
+def _plainest(found: Sequence[Option]) -> Option:
+    """Of the fastest, the first: the plainest come first."""
+    least = min(option.seconds for option in found)
+    return next(option for option in found if option.seconds <= least * (1 + NEAR))
+
+
+def _locked_seconds(advice: Advice) -> float:
+    return min((option.seconds for option in advice.of(Family.LOCKED)), default=0.0)
+
+
+def _gap(segments: Sequence[Segment]) -> float:
+    """(F+B-W)/(F+B+W), not below 0: what ZB-H1 pays for each further stage."""
+    forward, inputs, weights = (
+        sum(getattr(one, name) for one in segments) for name in ("forward", "input_half", "weight_half")
+    )
+    return max(0.0, forward + inputs - weights) / (forward + inputs + weights)
+
+
+def time_text(seconds: float) -> str:
+    """For people: 56.4 ms."""
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def size_text(size: float) -> str:
+    """For people, in decimal units: 20.1 MB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

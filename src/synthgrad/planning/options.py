@@ -1,0 +1,267 @@
+"""The ways to train a measured model on some devices, each played on a clock. No torch."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from synthgrad.core.actions import Action, Kind
+from synthgrad.core.errors import PlanningError
+from synthgrad.core.links import Link
+from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
+from synthgrad.core.plan import Declaration, Plan, dependencies
+from synthgrad.core.schedules import Schedule, backprop, gpipe, one_f_one_b, update_unlocked
+from synthgrad.core.simulate import Timeline, simulate, simulate_replicas
+from synthgrad.planning.balance import Segment, balance, merged
+
+__all__ = ["Family", "Option", "break_even", "options"]
+
+MOST_DELAY = 64
+# Bytes beside each byte of weights: its gradient, and the two averages that Adam keeps.
+STATE = 3
+
+
+class Family(StrEnum):
+    """How an option learns, and who waits."""
+
+    ALONE = "one device"
+    REPLICAS = "data parallel"
+    LOCKED = "locked pipeline"
+    STALE = "asynchronous pipeline"
+    UNLOCKED = "decoupled"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to train.
+
+    Attributes:
+        name: how its schedule is written.
+        family: how it learns.
+        seconds: of one step on one whole batch, once the pipeline is full.
+        idle: share of the devices' time.
+        memory: bytes on the fullest device: activations, weights, their gradients, Adam's averages.
+        traffic: bytes per step on the busiest link, one direction.
+        extra: work beside the model's own passes, as a share of that.
+        cuts: names of the submodules to cut at.
+    """
+
+    name: str
+    family: Family
+    seconds: float
+    idle: float
+    memory: float
+    traffic: float
+    extra: float
+    cuts: tuple[str, ...] = ()
+
+
+def break_even(stages: int, microbatches: int, *, gap: float = 1.0) -> float:
+    """What share of a stage a synthesizer may cost before a locked pipeline of equal stages is faster.
+
+    A locked pipeline takes M + gap·(P-1) times the stage's work for M microbatches, an unlocked one M times that and
+    the synthesizer's. Links cost nothing here.
+
+    Args:
+        stages: P.
+        microbatches: M.
+        gap: of a stage's work, what filling the pipeline costs for each further stage: 1 with GPipe and 1F1B;
+            (F+B-W)/(F+B+W) with ZB-H1, B and W being the two halves of the backward pass; 0 with an asynchronous one.
+
+    >>> break_even(4, 16)
+    0.1875
+    """
+    return gap * (stages - 1) / microbatches
+
+
+def options(
+    segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
+) -> list[Option]:
+    """Every way to train on these devices, locked and unlocked, each with the cuts that suit it best.
+
+    A microbatch is taken to cost its share of the batch; small ones cost more, so locked pipelines may be slower.
+
+    Args:
+        segments: measured, in seconds and bytes of a whole batch.
+        devices: how many there are; a stage each.
+        microbatches: into how many parts the locked pipelines split a batch.
+        links: between two devices.
+
+    Raises:
+        PlanningError: fewer than one device or microbatch, or fewer segments than devices.
+    """
+    if devices < 1 or microbatches < 1:
+        raise PlanningError(f"devices={devices}, microbatches={microbatches}: expected at least 1 of each")
+    found = [_alone(segments)]
+    if devices == 1:
+        return found
+    found.append(_replicas(segments, devices, links))
+    return [
+        *found,
+        *_locked(segments, devices, microbatches, links),
+        *_unlocked(segments, devices, microbatches, links),
+    ]
+
+
+def _locked(
+    segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
+) -> list[Option]:
+    stages = _cut(segments, devices, links, unlocked=False)
+    schedules = [gpipe(microbatches), one_f_one_b(microbatches), zero_bubble(microbatches)]
+    # More forwards under way pay for slow links, up to where all of a step's microbatches are.
+    most = (microbatches - 1) // (devices - 1) - 1
+    ahead = min(_late(stages, links, microbatches), most)
+    if ahead > 0:
+        schedules.append(eager_one_f_one_b(microbatches, ahead=ahead))
+    found = [_piped(schedule, Family.LOCKED, stages, links) for schedule in schedules]
+    if len(segments) >= 2 * devices and microbatches % devices == 0:
+        finer = _cut(segments, devices, links, unlocked=False, stages=2 * devices)
+        found.append(_piped(interleaved(microbatches, ranks=devices), Family.LOCKED, finer, links))
+    if most >= 0:
+        found.append(_piped(pipedream_2bw(microbatches, ahead=max(0, ahead)), Family.STALE, stages, links))
+    return found
+
+
+def _unlocked(
+    segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
+) -> list[Option]:
+    stages = _cut(segments, devices, links, unlocked=True)
+    enough = min(_late(stages, links, 1), MOST_DELAY)
+    schedules = [update_unlocked(delay) for delay in sorted({0, enough})]
+    if microbatches > 1:
+        schedules.append(update_unlocked(enough, microbatches=microbatches))
+    return [_piped(schedule, Family.UNLOCKED, stages, links) for schedule in schedules]
+
+
+def _cut(
+    segments: Sequence[Segment], devices: int, links: Callable[[int, int], Link], *, unlocked: bool, stages: int = 0
+) -> list[Segment]:
+    narrowest = min((links(one, one + 1) for one in range(devices - 1)), key=lambda link: link.bandwidth)
+    return merged(segments, balance(segments, stages or devices, unlocked=unlocked, link=narrowest))
+
+
+def _late(stages: Sequence[Segment], links: Callable[[int, int], Link], parts: int) -> int:
+    """How many (micro)batches pass while a message goes to the next device and another comes back."""
+    pace = max(stage.work + stage.extra for stage in stages) / parts
+    devices = range(len(stages) - 1)
+    longest = max(
+        max(links(k, k + 1).time(one), links(k + 1, k).time(one))
+        for k, one in zip(devices, (stage.boundary / parts for stage in stages), strict=False)
+    )
+    return math.ceil(2 * longest / pace)
+
+
+# ---- one device, or copies of it -------------------------------------------------------------------------------------
+
+
+def _alone(segments: Sequence[Segment]) -> Option:
+    (whole,) = merged(segments, ())
+    memory = whole.activation + (1 + STATE) * whole.parameters
+    return Option("plain back-propagation", Family.ALONE, whole.work, 0.0, memory, 0.0, 0.0)
+
+
+def _replicas(segments: Sequence[Segment], devices: int, links: Callable[[int, int], Link]) -> Option:
+    """Copies of the model, each with its share of the batch; gradients are added up round a ring of the devices.
+
+    The adding-up begins while the backward pass still runs, as DistributedDataParallel does it: what takes longer than
+    that pass is waited for.
+    """
+    (whole,) = merged(segments, ())
+    ring = [links(one, (one + 1) % devices) for one in range(devices)]
+    part = whole.parameters / devices
+    around = 2 * (devices - 1) * max(link.time(part) for link in ring)
+    hidden = whole.backward / devices * (1 - 1 / len(segments))
+    costs = {
+        **dict.fromkeys(Kind, 0.0),
+        Kind.F: whole.forward / devices,
+        Kind.B: whole.backward / devices,
+        Kind.U: whole.update,
+    }
+    plan = Plan(backprop(), (Declaration(synthesizer=False, feedback=frozenset()),))
+    timelines = simulate_replicas(plan, [costs] * devices, exchange=max(0.0, around - hidden))
+    seconds = max(timeline.makespan for timeline in timelines)
+    memory = whole.activation / devices + (1 + STATE) * whole.parameters
+    idle = sum(timeline.idle_share for timeline in timelines) / devices
+    return Option("data parallel", Family.REPLICAS, seconds, idle, memory, 2 * (devices - 1) * part, 0.0)
+
+
+# ---- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links: Callable[[int, int], Link]) -> Option:
+    unlocked = family is Family.UNLOCKED
+    last = Declaration(synthesizer=False, feedback=frozenset())
+    plan = Plan(schedule, (*(Declaration(synthesizer=unlocked) if unlocked else last for _ in stages[1:]), last))
+    parts = schedule.microbatches
+
+    def cost(action: Action) -> float:
+        stage, kind, _ = action
+        return _seconds(stages[stage], kind) / (1 if kind is Kind.U else parts)
+
+    def size(action: Action) -> float:
+        return stages[action.stage if action.kind is Kind.F else action.stage - 1].boundary / parts
+
+    # Once it is full, a pipeline's steps are all alike, or take turns in patterns no longer than it is.
+    steps = 4 if parts > 1 else 2 * len(stages) + 8
+    first, both = (simulate(plan, steps=count, costs=cost, links=links, sizes=size) for count in (steps, 2 * steps))
+    seconds = (_updated(both) - _updated(first)) / steps
+    devices = len(set(plan.ranks))
+    work = sum(one.work for one in stages)
+    if any(action.kind is Kind.I for action in plan.actions(0)):
+        work += sum(one.input_half + one.weight_half - one.backward for one in stages)
+    extra = sum(one.extra for one in stages[:-1]) if unlocked else 0.0
+    return Option(
+        schedule.name,
+        family,
+        seconds,
+        max(0.0, 1.0 - (work + extra) / (devices * seconds)),
+        max(_memory(both, rank, stages) for rank in set(plan.ranks)),
+        _traffic(plan, size),
+        extra / work,
+        tuple(one.name for one in stages[:-1]),
+    )
+
+
+def _seconds(stage: Segment, kind: Kind) -> float:
+    match kind:
+        case Kind.F:
+            return stage.forward
+        case Kind.S:
+            return stage.backward + stage.synthesis
+        case Kind.B:
+            return stage.backward
+        case Kind.I:
+            return stage.input_half
+        case Kind.W:
+            return stage.weight_half
+        case Kind.T:
+            return stage.lesson
+        case _:
+            return stage.update
+
+
+def _updated(timeline: Timeline) -> float:
+    return max(end for action, end in timeline.end.items() if action.kind is Kind.U)
+
+
+def _memory(timeline: Timeline, rank: int, stages: Sequence[Segment]) -> float:
+    plan = timeline.plan
+    parts, versions = plan.schedule.microbatches, plan.schedule.versions
+    held = timeline.memory_held(
+        rank, [one.activation / parts for one in stages], [one.boundary / parts for one in stages]
+    )
+    own = [one for one, holder in zip(stages, plan.ranks, strict=True) if holder == rank]
+    weights = sum((versions + STATE) * one.parameters for one in own)
+    asked = any(declared.synthesizer for declared in plan.stages)
+    return held + weights + (sum((1 + STATE) * one.synthesizer for one in own) if asked else 0.0)
+
+
+def _traffic(plan: Plan, size: Callable[[Action], float]) -> float:
+    """Bytes of one step on the busiest link; a message goes to a rank once, however many wait for it there."""
+    sent: dict[tuple[int, int], dict[Action, float]] = {}
+    for action in plan.actions(plan.schedule.lateness):
+        target = plan.ranks[action.stage]
+        for source in dependencies(action, plan):
+            if plan.ranks[source.stage] != target:
+                sent.setdefault((plan.ranks[source.stage], target), {})[source] = size(source)
+    return max((sum(messages.values()) for messages in sent.values()), default=0.0)

@@ -1,0 +1,109 @@
+"""What is said of made-up models, where it is known what is right."""
+
+import pytest
+
+from synthgrad.core.errors import LinkError, PlanningError
+from synthgrad.planning.advice import Advice, advise
+from synthgrad.planning.balance import Segment
+from synthgrad.planning.options import Family, Option
+
+
+def segments(
+    count: int = 8, *, synthesis: float = 0.0, boundary: float = 1e6, parameters: float = 1e6
+) -> list[Segment]:
+    """Equal ones, of 3 seconds each: F=B=W."""
+    return [
+        Segment(
+            f"layer{i}", 1.0, 2.0, 1.0, 1.0,
+            synthesis=synthesis, boundary=boundary, parameters=parameters, activation=64e6, synthesizer=1e5,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def named(advice: Advice, name: str) -> Option:
+    return next(option for option in advice.options if option.name == name)
+
+
+def test_on_free_links_every_step_takes_what_the_closed_forms_say() -> None:
+    advice = advise(segments(synthesis=0.6), devices=4, microbatches=16)
+    work = 2 * 3.0  # two segments a stage
+    expected = {
+        "plain back-propagation": (24.0, 0.0),
+        "gpipe(16)": (work * 19 / 16, 3 / 19),
+        "one_f_one_b(16)": (work * 19 / 16, 3 / 19),
+        "zero_bubble(16)": (work * 17 / 16, 1 / 17),
+        "interleaved(16, ranks=4)": (work * 35 / 32, 3 / 35),
+        "pipedream_2bw(16)": (work, 0.0),
+        "update_unlocked(delay=0)": (work + 0.6, 1 - (4 * work + 3 * 0.6) / (4 * (work + 0.6))),
+    }
+    for name, (seconds, idle) in expected.items():
+        option = named(advice, name)
+        assert option.seconds == pytest.approx(seconds, rel=1e-9), name
+        assert option.idle == pytest.approx(idle, abs=1e-9), name
+    assert named(advice, "update_unlocked(delay=0)").extra == pytest.approx(1.8 / 24)
+
+
+def test_memory_and_traffic_are_those_of_the_table() -> None:
+    advice = advise(segments(), devices=4, microbatches=16)
+    weights = 2e6  # of a stage
+    part = 2 * 64e6 / 16  # a stage's activations of one microbatch
+    expected = {
+        "gpipe(16)": 16 * part + 4 * weights,
+        "one_f_one_b(16)": 4 * part + 4 * weights,
+        "zero_bubble(16)": 4 * part + 4 * weights,
+        "pipedream_2bw(16)": 4 * part + 5 * weights,  # two versions
+        "update_unlocked(delay=0, microbatches=16)": part + 1e6 + 4 * weights + 4e5,  # all its boundaries wait
+    }
+    for name, size in expected.items():
+        assert named(advice, name).memory == pytest.approx(size), name
+        assert named(advice, name).traffic == pytest.approx(1e6), name
+    assert named(advice, "interleaved(16, ranks=4)").traffic == pytest.approx(2e6)
+    assert named(advice, "data parallel").traffic == pytest.approx(2 * 3 / 4 * 8e6)
+
+
+def test_the_break_even_is_said_in_words() -> None:
+    said = advise(segments(synthesis=0.6), devices=4, microbatches=16).words()[0]
+    assert "4 stages and 16 microbatches" in said and "less than 18.8 % of a stage" in said
+    assert "10.0 % of the slowest" in said and "the bar is 6.2 %" in said and "one 0 %" in said
+
+
+def test_plain_back_propagation_is_said_to_be_better_where_links_are_slow_and_synthesizers_dear() -> None:
+    advice = advise(segments(synthesis=30.0, boundary=1e9), 2, 4, ["1MBps,60s"])
+    assert advice.fastest.family is Family.ALONE
+    assert any("Plain back-propagation on one device is the better choice" in one for one in advice.words())
+
+
+def test_data_parallelism_is_said_to_be_better_for_small_models_on_fast_links() -> None:
+    advice = advise(segments(synthesis=1.0, parameters=1e3), 4, 16, ["10GBps"])
+    assert advice.fastest.family is Family.REPLICAS
+    assert any("Data parallelism is the better choice" in one for one in advice.words())
+
+
+def test_an_asynchronous_pipeline_is_said_to_be_better_wherever_it_is_as_fast() -> None:
+    words = advise(segments(synthesis=0.6, parameters=1e12), 4, 16, ["1GBps"]).words()
+    assert any("An asynchronous pipeline is the better choice" in one and "simulates it only" in one for one in words)
+
+
+def test_decoupling_wins_over_slow_links_and_the_call_says_how() -> None:
+    advice = advise(segments(synthesis=0.3, parameters=1e12), 4, 4, ["100s"])
+    assert advice.decoupled is not None and advice.fastest is advice.decoupled
+    assert advice.taken.family is Family.UNLOCKED
+    call = advice.call()
+    assert f"at={list(advice.taken.cuts)!r}" in call and "schedule=sg.update_unlocked(delay=" in call
+    assert call.endswith("torchrun --nproc-per-node 4 train.py")
+    locked = advise(segments(synthesis=30.0), devices=4, microbatches=16)
+    assert "synthesizer=None" in locked.call() and "schedule=sg.zero_bubble(16)" in locked.call()
+
+
+def test_one_device_is_told_to_stay_as_it_is() -> None:
+    advice = advise(segments(), devices=1, microbatches=1)
+    assert [option.family for option in advice.options] == [Family.ALONE] and "One device" in advice.words()[0]
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(0, 4), (2, 0), (9, 9)])
+def test_bad_numbers_are_refused(devices: int, microbatches: int) -> None:
+    with pytest.raises(PlanningError, match="expected"):
+        advise(segments(), devices, microbatches)
+    with pytest.raises(LinkError, match="0 to 1"):
+        advise(segments(), 2, 4, ["0-2=1ms"])
