@@ -53,7 +53,7 @@ DEV_INSTALL := $(call one_name,$(DEV_STAMP))
 .DEFAULT_GOAL := help
 # Two installs into one environment would meet.
 .NOTPARALLEL:
-.PHONY: help demo test lint types results clean anew
+.PHONY: help demo lessons test lint types results clean anew
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,10 @@ help: ## list these commands
 
 demo: $(INSTALL) ## compare synthetic gradients with back-propagation on handwritten digits
 	@"$(BIN)/synthgrad" compare
+
+lessons: $(INSTALL) ## open the lessons, from back-propagation to the complete unlock
+	@$(PIP_INSTALL) -e '.[lessons]'
+	"$(BIN)/python" -m jupyter lab lessons
 
 test: lint types ## run every check: style, types, tests
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto --maxprocesses 8
@@ -91,8 +95,11 @@ results: $(INSTALL) ## measure the committed results anew (two hours), and the t
 	    --methods bp,zero,dni,local,sobolev --seeds 3 --results results/mnist-cnn.jsonl
 	"$(BIN)/synthgrad" compare --data text --data-dir "$(TEXT)" --methods bp,zero,local,local-block --seeds 3 \
 	    --results results/shakespeare.jsonl
-	for name in step memory startup signals; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
-	"$(BIN)/python" -m synthgrad.experiments.pages README.md docs/signals.md
+	for name in step memory startup signals recurrent trace transport; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
+	"$(BIN)/synthgrad" bench plan --rounds 3 --json results/bench-plan.json
+	"$(BIN)/synthgrad" bench latency --rounds 4 --seeds 0 --json results/bench-latency.json
+	"$(BIN)/synthgrad" bench pipeline --rounds 5 --json results/bench-pipeline.json
+	"$(BIN)/python" -m synthgrad.experiments.pages README.md docs/signals.md docs/parallel.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache

@@ -19,12 +19,15 @@ FLOORS = {
     "data": 1,
     "models": 1,
     "decoupled": 2,
+    "planning": 2,
+    "check": 3,
+    "testing": 1,
     "training": 3,
     "experiments": 3,
-    "integrations": 3,
+    "integrations": 4,
     "cli": 4,
 }
-WITHOUT_TORCH = ["errors", "actions", "schedules", "plan", "simulate", "events"]
+WITHOUT_TORCH = "errors actions schedules combined pipelines plan links jitter simulate events".split()
 
 
 def room(module: str) -> str | None:

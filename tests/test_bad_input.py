@@ -82,10 +82,10 @@ class Around(nn.Module):
     [
         (["aa"], ("'aa'", "no submodule", "'a'")),
         (["b"], ("'a'", "bypasses", "'b'", "cut where")),
-        (["lstm"], ("'lstm'", "tuple", "one tensor")),
+        (["lstm"], ("'a'", "bypasses", "'lstm'", "one tensor")),
         (["a", "a"], ("'a'", "twice")),
     ],
-    ids=["no such name", "bypass", "no tensor", "twice"],
+    ids=["no such name", "bypass", "bypass of a tuple", "twice"],
 )
 def test_a_cut_that_cannot_be_is_refused(at: list[str], words: tuple[str, ...]) -> None:
     model = Around()
@@ -502,3 +502,98 @@ def test_a_synthesizer_without_forward_cannot_be_made() -> None:
     kind: Any = Synthesizer
     with pytest.raises(TypeError, match="forward"):
         kind()
+
+
+# ---- loops that teach something else than is meant -------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """Takes arguments by name, one of which is called as one of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        h = torch.tanh(self.lower(x if mask is None else x * mask))
+        return self.head(h) if labels is None else self.head(h) + labels.unsqueeze(1)
+
+
+def named(schedule: sg.Schedule | None = None) -> sg.Decoupled:
+    torch.manual_seed(3)
+    return net_of(Named(), at=["lower"], schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule", [sg.update_unlocked(), sg.update_unlocked(microbatches=2)], ids=lambda one: one.name
+)
+def test_keyword_arguments_are_those_of_keywords(schedule: sg.Schedule) -> None:
+    x, y = batch()
+    mask = torch.rand(8, WIDTH) > 0.3
+    ours, theirs, without = named(schedule), named(schedule), named(schedule)
+    for _ in range(3):
+        by_name = ours.step(x, target=y, mask=mask).loss
+        assert torch.equal(by_name, theirs.step(x, sg.Keywords(mask=mask), target=y).loss)
+        assert not torch.equal(by_name, without.step(x, target=y).loss)
+    assert not changed(ours, weights(theirs))
+    one, other = ours.probe(x, target=y, mask=mask), theirs.probe(x, sg.Keywords(mask=mask), target=y)
+    assert one["lower"].parameters == other["lower"].parameters
+    assert ours.step(x, sg.Keywords(labels=y), target=y, labels=y).loss != ours.step(x, target=y).loss
+    ours.step(x, sg.Keywords(labels=None), target=y, labels=y)
+
+
+KEYWORDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "unknown": ({"msak": torch.ones(8, 1)}, ("msak", "does not take", "mask")),
+    "by place too": ({"x": torch.ones(8, 1)}, ("'x'", "does not take")),
+    "ambiguous": ({"labels": torch.zeros(8, dtype=torch.int64)}, ("labels", "synthesizers", "Keywords(labels=...)")),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_keywords_that_collide_are_refused_before_anything_has_changed(name: str) -> None:
+    given, words = KEYWORDS[name]
+    net, (x, y) = named(), batch()
+    before = weights(net)
+    for act in (net.step, net.probe):
+        with refused(sg.SynthgradError, *words):
+            act(x, target=y, **given)
+    with refused(sg.SynthgradError, "mask", "give it once"):
+        net.step(x, sg.Keywords(mask=None), target=y, mask=torch.ones(8, 1))
+    assert not changed(net, before)
+    net.step(x, target=y)
+
+
+def test_a_chain_takes_no_keywords() -> None:
+    net, (x, y) = net_of(), batch()
+    with refused(sg.SynthgradError, "mask", "Sequential"):
+        net.step(x, target=y, mask=x)
+
+
+def test_what_a_loop_does_besides_a_step_teaches_nothing() -> None:
+    """A backward pass of its own and no zero_grad, an optimizer of all stages that steps once more."""
+    ours, theirs = named(), named()
+    whole = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        x, y = batch()
+        loss = theirs.step(x, target=y).loss
+        whole.step()  # there are no gradients for it
+        assert torch.equal(ours.step(x, target=y).loss, loss)
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            loss.backward()
+        functional.cross_entropy(theirs(x), y).backward()
+    assert not changed(ours, weights(theirs))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mode_that_changes_in_the_middle_of_a_step_is_told(training: bool) -> None:
+    model = model_of()
+
+    def evaluating(output: Tensor, target: Tensor) -> Tensor:
+        model.train(not training)
+        return functional.cross_entropy(output, target)
+
+    net = net_of(model, loss=evaluating, schedule=sg.update_unlocked(microbatches=2))
+    net.train(training)
+    x, y = batch()
+    with refused(sg.SynthgradError, "in the middle of the step", "train" if training else "eval", "between two steps"):
+        net.step(x, target=y)

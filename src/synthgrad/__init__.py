@@ -24,7 +24,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'synthgrad' has no attribute {name!r}; it has {', '.join(_HOMES)}")
-    value = globals()[name] = getattr(import_module(home), name)
+    value = import_module(f"{home}.{name}") if home == __name__ else getattr(import_module(home), name)
+    globals()[name] = value
     return value
 
 

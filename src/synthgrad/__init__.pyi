@@ -1,19 +1,33 @@
 """The public names, and where each is at home. `__init__.py` imports them from here, when they are first used."""
 
+from synthgrad import testing
+from synthgrad.check import Crossing, Finding, Report, StageCost, check
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.agreement import Agreement, Alignment
-from synthgrad.core.batch import Context, Gradient, Loss
+from synthgrad.core.batch import Context, Gradient, Keywords, Loss
+from synthgrad.core.combined import teach_every, true_every, warm_up
 from synthgrad.core.errors import (
+    CheckpointError,
     ContextError,
+    ContractError,
     DeadlockError,
+    LinkError,
     NumericalError,
     PartitionError,
+    PlanningError,
     ScheduleError,
     ShapeError,
+    StateError,
     SynthgradError,
+    TraceError,
     TransportError,
+    Verdict,
 )
+from synthgrad.core.interface import Interface, context
+from synthgrad.core.jitter import jittered
+from synthgrad.core.links import Link, parse_link
 from synthgrad.core.partition import Partition, partition
+from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
 from synthgrad.core.plan import Declaration, Lock, Plan, dependencies, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
@@ -24,11 +38,9 @@ from synthgrad.core.schedules import (
     gpipe,
     one_f_one_b,
     sporadic,
-    true_every,
     update_unlocked,
-    warm_up,
 )
-from synthgrad.core.simulate import Timeline, simulate
+from synthgrad.core.simulate import Timeline, simulate, simulate_replicas
 from synthgrad.core.synthesizers import (
     Answer,
     Averaged,
@@ -51,77 +63,141 @@ from synthgrad.core.synthesizers import (
     ZeroSynthesizer,
     block_head,
     linear_head,
+    mlp_head,
     zero_head,
 )
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine, Outcome
+from synthgrad.engines.trace import trace
+from synthgrad.engines.weights import export
+from synthgrad.experiments.traces import Trace, read_trace
+from synthgrad.planning.advice import Advice, plan_for
+from synthgrad.planning.options import Option
+from synthgrad.planning.profile import balanced_cuts
+from synthgrad.recurrent.bp_lambda import bp_lambda
+from synthgrad.recurrent.cut import TimeCut
+from synthgrad.recurrent.truncated import TruncatedBPTT, Unrolled
+from synthgrad.training.loggers import (
+    CSVLogger,
+    JSONLLogger,
+    Logger,
+    ProgressBar,
+    TensorBoardLogger,
+    WandbLogger,
+)
+from synthgrad.training.trainer import Trainer
 
 __all__ = [
     "Action",
+    "Advice",
     "Agreement",
     "Alignment",
     "Answer",
     "Averaged",
+    "CSVLogger",
+    "CheckpointError",
     "Clipped",
     "Context",
     "ContextError",
+    "ContractError",
     "ConvSynthesizer",
     "CriticSynthesizer",
+    "Crossing",
     "DeadlockError",
     "Declaration",
     "Decoupled",
     "DistributedEngine",
     "Feedback",
     "FeedbackAlignmentSynthesizer",
+    "Finding",
     "Gradient",
     "InputSynthesizer",
+    "Interface",
+    "JSONLLogger",
+    "Keywords",
     "KickbackSynthesizer",
     "Kind",
     "LinearSynthesizer",
+    "Link",
+    "LinkError",
     "LocalEngine",
     "Lock",
+    "Logger",
     "Loss",
     "MLPInputSynthesizer",
     "MLPSynthesizer",
     "Normalized",
     "NumericalError",
+    "Option",
     "OracleSynthesizer",
     "Outcome",
     "Partition",
     "PartitionError",
     "Plan",
+    "PlanningError",
+    "ProgressBar",
     "Replay",
+    "Report",
     "Schedule",
     "ScheduleError",
     "ShapeError",
     "SimilaritySynthesizer",
+    "StageCost",
     "StaleSynthesizer",
+    "StateError",
     "Synthesizer",
     "SynthgradError",
+    "TensorBoardLogger",
+    "TimeCut",
     "Timeline",
+    "Trace",
+    "TraceError",
+    "Trainer",
     "TransportError",
+    "TruncatedBPTT",
+    "Unrolled",
+    "Verdict",
+    "WandbLogger",
     "ZeroSynthesizer",
     "backprop",
+    "balanced_cuts",
     "block_head",
+    "bp_lambda",
+    "check",
+    "context",
     "decouple",
     "dependencies",
+    "eager_one_f_one_b",
     "error_broadcast",
+    "export",
     "format_actions",
     "forward_unlocked",
     "from_text",
     "gpipe",
+    "interleaved",
+    "jittered",
     "linear_head",
     "locks",
+    "mlp_head",
     "one_f_one_b",
     "parse_actions",
+    "parse_link",
     "partition",
+    "pipedream_2bw",
+    "plan_for",
+    "read_trace",
     "simulate",
+    "simulate_replicas",
     "sporadic",
     "stage_locks",
+    "teach_every",
+    "testing",
+    "trace",
     "true_every",
     "update_unlocked",
     "validate",
     "warm_up",
+    "zero_bubble",
     "zero_head",
 ]

@@ -1,5 +1,6 @@
 """Ctrl-C, at any time, in processes of their own."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from synthgrad.cli.main import main
 
 # A process started in the background may have been told to ignore Ctrl-C; these are to hear it.
 PROGRAM = (
@@ -60,3 +63,20 @@ def test_a_training_that_is_stopped_saves_nothing(tmp_path: Path) -> None:
     assert (status, complaints) == (130, "")
     assert "Nothing has been saved" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_in_time_leaves_a_folder_that_says_so_and_has_a_page(tmp_path: Path) -> None:
+    events = tmp_path / "runs" / ".copy.partial" / "events.jsonl"
+
+    def ready() -> bool:
+        return events.exists() and events.read_text("utf-8").count("StepDone") > 3
+
+    long = ("recurrent", "compare", "--units", "6", "--batch", "4", "--steps", "50000", "--methods", "bptt")
+    status, shown, complaints = interrupted(tmp_path, ready, *long)
+    assert (status, complaints) == (130, "") and "unfinished" in shown
+    folder = tmp_path / "runs" / "copy"
+    assert tomllib.loads((folder / "run.toml").read_text("utf-8"))["status"] == "unfinished"
+    assert all(json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines())
+    assert main(["report", str(folder)]) == 0
+    said = (folder / "report.html").read_text("utf-8")
+    assert "Cut short: bptt-4, seed 0" in said and "has not come to its end" in said

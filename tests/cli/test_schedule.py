@@ -1,7 +1,9 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +19,10 @@ WAITS = {
     "backprop": LOCKED,
     "gpipe": LOCKED,
     "one_f_one_b": LOCKED,
+    "eager_one_f_one_b": LOCKED,
+    "interleaved": LOCKED,
+    "zero_bubble": LOCKED,
+    "pipedream_2bw": LOCKED,
     "update_unlocked": FORWARD,
     "forward_unlocked": "nothing",
     "sporadic": FORWARD,
@@ -37,7 +43,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_schedule_is_shown_with_its_locks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, "show", name, "--stages", "3", "--steps", "6")
+    ranks = ["--ranks", "1"] if name == "interleaved" else []  # of which 3 stages are a multiple
+    shown = said(capsys, "show", name, "--stages", "3", "--steps", "6", *ranks)
     assert re.findall(r"^stage (\d): (\d)F0", shown, re.MULTILINE)[0] == ("0", "0")
     assert len(re.findall(r"^stage \d: .* waits for ", shown, re.MULTILINE)) == 3
     assert shown.rstrip().splitlines()[-1].endswith(f" waits for {WAITS[name]}")
@@ -108,3 +115,48 @@ def test_schedules_are_looked_at_without_torch() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {name.split(".")[0] for name in re.findall(r"\|\s*([\w.]+)$", ran.stderr, re.MULTILINE)}
     assert "synthgrad" in imported and not {"torch", "numpy"} & imported
+
+
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_impact_of_locking_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "locking.svg"] + [tmp_path / "locking.png"] * (find_spec("resvg_py") is not None)
+    said(capsys, "compare", "--stages", "2", "--microbatches", "4", "--out", *map(str, files))
+    texts = [text.text for text in ElementTree.parse(files[0]).iter("{http://www.w3.org/2000/svg}text")]
+    for word in ("number of stages", "GPipe", "1F1B", "interleaved", "zero bubble", "2BW", "unlocked", "100 %"):
+        assert word in texts
+    for file in files[1:]:
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_in_the_picture_do_not_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "locking.svg"
+    said(capsys, "compare", "--stages", "2", "--microbatches", "4", "--out", str(file))
+    boxes = []
+    for text in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text"):
+        x, y, size, words = float(text.get("x", 0)), float(text.get("y", 0)), float(text.get("font-size", 0)), text.text
+        width = 0.58 * size * len(words or "")  # a wide sans-serif
+        left = x - {"middle": width / 2, "end": width}.get(text.get("text-anchor", ""), 0.0)
+        boxes.append((left, left + width, y - 0.75 * size, y + 0.2 * size, words))
+    for place, (left, right, top, bottom, words) in enumerate(boxes):
+        assert left >= 0 and right <= 1600 and top >= 0 and bottom <= 900, words
+        for other in boxes[place + 1 :]:
+            apart = right <= other[0] or other[1] <= left or bottom <= other[2] or other[3] <= top
+            assert apart, (words, other[4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "locking.jpg"), "ends in .svg or .png"),
+        (("--out", "/nowhere/at/all.svg"), "no such folder"),
+        (("--stages", "1"), "ranks is 1"),
+        (("--stages", "3", "--microbatches", "4"), "multiple of the 3 ranks"),
+        (("--synthesizer", "-1"), "synthesizer is -1"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_one_message(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in complaint(capsys, "compare", *arguments)

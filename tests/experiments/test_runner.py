@@ -173,6 +173,8 @@ def test_locks_are_those_of_the_plan() -> None:
         "unlock": (),
         "logistic": ("forward",),
         "sobolev": ("forward",),
+        "sobolev-zero": ("forward",),
+        "sobolev-fourth": ("forward",),
         "critic": ("forward",),
         "critic-zero": ("forward",),
         "local": ("forward",),

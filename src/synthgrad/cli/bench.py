@@ -20,13 +20,17 @@ class Options:
     """What `synthgrad bench` can be told.
 
     Attributes:
-        name: step, memory or startup.
-        rounds: how often each side is measured; the median counts.
+        name: step, memory, signals, startup, pipeline, latency, trace or transport.
+        rounds: how often each side is measured; the median counts. Each benchmark has a number of its own.
+        seeds: pipeline and latency: so many runs of MNIST, to see the accuracy, too; 0 for none.
+        epochs: pipeline and latency: of each of these runs.
         json: write the measurement to this file, too.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    rounds: int = 50
+    rounds: int | None = None
+    seeds: int | None = None
+    epochs: int | None = None
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
 
@@ -35,7 +39,10 @@ def command(arguments: Sequence[str]) -> Callable[..., int]:
     line = shlex.join(["synthgrad", *arguments])
 
     def run(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-        """Measure one of: step, memory, startup. Stop other work first; quote the ratios."""
+        """Measure one of: step, memory, signals, startup, pipeline, latency, trace, transport; then quote.
+
+        Stop other work first.
+        """
         return bench(options, line)
 
     run.__name__ = "bench"
@@ -53,14 +60,14 @@ def bench(options: Options, line: str) -> int:
     if options.json is not None:
         _try_write(options.json)
     console = Console()
-    measurement = measure(options.name, rounds=options.rounds, command=line)
-    table = Table(title=f"bench {measurement.name}, medians of {options.rounds}", title_justify="left")
+    measurement = measure(options.name, rounds=options.rounds, seeds=options.seeds, epochs=options.epochs, command=line)
+    table = Table(title=f"bench {measurement.name}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in measurement.ratios.items():
-        table.add_row(name, f"{value:.3f} ×", style="bold")
+        table.add_row(name, "never" if value is None else f"{value:.3f} ×", style="bold")
     for name, value in measurement.figures.items():
-        table.add_row(name, f"{value:.3f}")
+        table.add_row(name, "never" if value is None else f"{value:.3f}")
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in measurement.machine.items()), highlight=False)
     if options.json is not None:

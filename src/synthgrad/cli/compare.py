@@ -19,9 +19,9 @@ from synthgrad.experiments.folder import RunFolder
 from synthgrad.experiments.provenance import hardware, versions
 from synthgrad.experiments.results import Result, ResultsError, encode_result, summarize
 from synthgrad.experiments.spec import Comparison
-from synthgrad.experiments.tables import cuts_table, legend, summary_table
+from synthgrad.experiments.tables import Board, cuts_table, legend, summary_table
 
-__all__ = ["Options", "command", "compare"]
+__all__ = ["Options", "append_results", "command", "compare", "try_append", "write_page"]
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,23 @@ def compare(options: Options, line: str) -> int:
     comparison = options.comparison
     provenance = {"versions": versions(), "hardware": hardware(comparison.threads), "command": line}
     if options.results is not None:
-        _try_append(options.results)
+        try_append(options.results)
     results: list[Result] = []
     with Interrupt() as interrupt:
         description = {"comparison": comparison.as_table()} | provenance
         folder = RunFolder(options.runs_dir, options.name, description, stem=comparison.data_set.name)
         try:
-            with folder, Display(console, comparison, quiet=options.quiet) as display:
+            with folder, Display(console, Board(comparison), quiet=options.quiet) as display:
                 _run(comparison, provenance, (folder, display, interrupt), results)
         except KeyboardInterrupt:
             _report(console, results, quiet=options.quiet)
             console.print(f"Stopped. What there is of the run is in {folder.path}, marked unfinished.", soft_wrap=True)
             return INTERRUPTED
     if options.results is not None:
-        _append(options.results, results)
+        append_results(options.results, results)
     _report(console, results, quiet=options.quiet)
     console.print(f"Kept in {folder.path}", soft_wrap=True, highlight=False)
-    _write_report(console, folder.path)
+    write_page(console, folder.path)
     return 1 if any(result.failed for result in results) else 0
 
 
@@ -117,15 +117,16 @@ def _run(
     run_comparison(comparison, tell, keep=keep, provenance=provenance)
 
 
-def _try_append(path: Path) -> None:
-    """Raise now what `_append` would after the training; leaves no empty file."""
+def try_append(path: Path) -> None:
+    """Raise now what `append_results` would after the training; leaves no empty file."""
     new = not path.exists()
-    _append(path, [])
+    append_results(path, [])
     if new:
         path.unlink()
 
 
-def _append(path: Path, results: Sequence[Result]) -> None:
+def append_results(path: Path, results: Sequence[Any]) -> None:
+    """Append results to a file. Raises `ResultsError` if it cannot be written to."""
     try:
         with path.open("ab") as file:
             file.write("".join(f"{encode_result(result)}\n" for result in results).encode())
@@ -150,7 +151,7 @@ def _report(console: Console, results: Sequence[Result], *, quiet: bool) -> None
             console.print(where.append(result.failed, style="default"), soft_wrap=True)
 
 
-def _write_report(console: Console, folder: Path) -> None:
+def write_page(console: Console, folder: Path) -> None:
     """The page of a run; that it cannot be written takes nothing from the run."""
     from synthgrad.experiments.report import write_report
 

@@ -2,15 +2,13 @@
 
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from synthgrad.core.events import Event, Failed, Finished, StepDone
-from synthgrad.experiments.spec import Comparison
-from synthgrad.experiments.tables import Board
 
 __all__ = ["INTERRUPTED", "Display", "Interrupt"]
 
@@ -54,17 +52,36 @@ class Interrupt:
         self.pressed = True
 
 
+class Board(Protocol):
+    """A live table: fed with events, drawn whenever rich asks."""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """Names of the methods."""
+        ...
+
+    def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
+        """Take in an event."""
+        ...
+
+    def headline(self) -> str:
+        """How far it has come, in a line."""
+        ...
+
+    def __rich__(self) -> RenderableType: ...
+
+
 class Display:
     """The live table in a terminal; elsewhere a line now and then, and for each seed that is done. A context manager.
 
     It is drawn between steps, by the thread that trains: a thread of its own would take time from the steps timed.
     """
 
-    def __init__(self, console: Console, comparison: Comparison, *, quiet: bool) -> None:
-        self.board = Board(comparison)
+    def __init__(self, console: Console, board: Board, *, quiet: bool) -> None:
+        self.board = board
         self.console = console
         self.quiet = quiet
-        self.live = Live(self.board, console=console, auto_refresh=False, transient=True)
+        self.live = Live(board, console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
         self._ended = 0
 
@@ -94,7 +111,7 @@ class Display:
         due = isinstance(event, StepDone) and time.monotonic() - self._drawn > LINE_EVERY
         if isinstance(event, Finished | Failed):
             self._ended += 1
-            due = self._ended % len(self.board.comparison.methods) == 0
+            due = self._ended % len(self.board.methods) == 0
         if due:
             self.console.print(self.board.headline(), highlight=False)
             self._drawn = time.monotonic()

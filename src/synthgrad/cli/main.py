@@ -8,9 +8,12 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.cli import bench, compare, schedule, train
+from synthgrad.cli import bench, compare, recurrent, schedule, train
+from synthgrad.cli.check import check
 from synthgrad.cli.display import INTERRUPTED
+from synthgrad.cli.plan import plan
 from synthgrad.cli.report import report
+from synthgrad.cli.trace import trace
 from synthgrad.core.errors import SynthgradError
 
 __all__ = ["main"]
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process if not given.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 for Ctrl-C.
+        The exit status: 0, 1 where `check` refuses, 2 for bad input, 130 for Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if given == ["--version"]:
@@ -40,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(compare.command(given))
         app.command(train.command(given))
         app.command(report)
+        app.command(trace)
+        app.command(plan)
+        app.command(check)
         app.command(bench.command(given))
+        app.command(recurrent.app(given), name="recurrent", help="Recurrent nets that learn past their window.")
         app.command(schedule.app(), name="schedule", help="Look at a schedule, check one, or play one on a clock.")
         return app.cli(args=given, prog="synthgrad", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
     except SynthgradError as error:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from rich.text import Text
 
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.errors import ScheduleError
+from synthgrad.core.jitter import jittered
+from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
 from synthgrad.core.plan import Declaration, Lock, Plan, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
@@ -26,16 +29,29 @@ from synthgrad.core.schedules import (
     sporadic,
     update_unlocked,
 )
-from synthgrad.core.simulate import Timeline, simulate
+from synthgrad.core.simulate import UNIT_COSTS, simulate
 from synthgrad.experiments.names import named
 
 __all__ = ["BUILDERS", "app"]
 
 BUILDERS: dict[str, Callable[..., Schedule]] = {
-    builder.__name__: builder for builder in (backprop, gpipe, one_f_one_b, update_unlocked, forward_unlocked, sporadic)
+    builder.__name__: builder
+    for builder in (
+        backprop,
+        gpipe,
+        one_f_one_b,
+        eager_one_f_one_b,
+        interleaved,
+        zero_bubble,
+        pipedream_2bw,
+        update_unlocked,
+        forward_unlocked,
+        sporadic,
+    )
 }
-DEFAULTS = {"microbatches": 4, "p": 0.5}  # of what a builder must be told
+DEFAULTS = {"microbatches": 4, "p": 0.5, "ranks": 2}  # of what a builder must be told
 STAGES = 4
+_TOLD = ("microbatches", "delay", "ranks", "ahead", "p", "seed")
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,14 @@ class Source:
     """Which schedule: one that the library builds, or a text.
 
     Attributes:
-        name: out of backprop, gpipe, one_f_one_b, update_unlocked, forward_unlocked, sporadic; or use --file.
+        name: out of backprop, gpipe, one_f_one_b, eager_one_f_one_b, interleaved, zero_bubble, pipedream_2bw,
+            update_unlocked, forward_unlocked, sporadic; or use --file.
         file: with a step's actions as text, such as 0F0 1F0 1B0 0B0 0U0 1U0; lines and blanks are the same.
         stages: how many stages; 4, or as many as the text names.
         microbatches: parts of the batch.
         delay: how many steps late the synthesizers may learn.
+        ranks: that share the stages (interleaved).
+        ahead: more forwards under way for each stage (eager_one_f_one_b, pipedream_2bw).
         p: probability that a stage takes part (sporadic).
         seed: of the draws (sporadic).
     """
@@ -57,6 +76,8 @@ class Source:
     stages: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     microbatches: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     delay: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    ranks: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    ahead: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     p: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
 
@@ -78,7 +99,7 @@ class Source:
             return self._written(self.file, steps)
         builder = named("schedule", self.name, BUILDERS)
         taken = inspect.signature(builder).parameters
-        given = {name: getattr(self, name) for name in ("microbatches", "delay", "p", "seed")}
+        given = {name: getattr(self, name) for name in _TOLD}
         for name, value in given.items():
             if value is not None and name not in taken:
                 raise ScheduleError(f"{self.name} takes no --{name}; leave it out")
@@ -88,7 +109,7 @@ class Source:
         return _plan(schedule, STAGES if self.stages is None else self.stages, steps)
 
     def _written(self, file: Path, steps: int) -> Plan:
-        for name in ("delay", "p", "seed"):
+        for name in _TOLD[1:]:
             if getattr(self, name) is not None:
                 raise ScheduleError(f"a schedule as text takes no --{name}; leave it out")
         try:
@@ -111,8 +132,9 @@ def _plan_of(text: str, microbatches: int | None, stages: int | None, steps: int
 def _plan(schedule: Schedule, stages: int, steps: int) -> Plan:
     if stages < 1:
         raise ScheduleError(f"stages is {stages}: expected 1 or more")
-    # Steps that repeat show all that they ever ask in the first that has its late actions.
-    looked = [schedule.lateness] if schedule.repeats else range(steps + schedule.lateness)
+    # Steps that repeat show all that they ever ask in the first period that has its late actions.
+    late, period = schedule.lateness, schedule.period
+    looked = range(late, late + period) if period else range(late + steps)
     asked: list[set[Kind]] = [set() for _ in range(stages)]
     for step in looked:
         for stage, kind, _ in schedule.actions(stages, step):
@@ -141,7 +163,8 @@ def show(source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 2) -> i
         steps: how many steps.
     """
     plan = source.plan(steps)
-    validate(plan, steps)
+    if plan.schedule.versions == 1:  # else it is for looking at
+        validate(plan, steps)
     console = Console(highlight=False)
     count = len(plan.stages)
     _print(console, plan.schedule.text(count, steps))
@@ -149,7 +172,7 @@ def show(source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 2) -> i
     programs: list[list[Action]] = [[] for _ in plan.stages]
     for action in plan.run_of(steps):
         programs[action.stage].append(action)
-    waits = stage_locks(plan, None if plan.schedule.repeats else steps)
+    waits = stage_locks(plan, None if plan.schedule.period else steps)
     for stage, program in enumerate(programs):
         _print(console, f"stage {stage}: {format_actions(program)}   waits for {_locks(waits[stage])}")
     _print(console, "")
@@ -180,20 +203,23 @@ def check(
     return 0
 
 
-def play(source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 1, latency: float = 0.0) -> int:
-    """Play a schedule on a clock, a worker for each stage: how long, how idle, how much is held.
+def play(
+    source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 1, latency: float = 0.0, jitter: float = 0.0
+) -> int:
+    """Play a schedule on a clock, a worker for each rank: how long, how idle, how much is held.
 
     Args:
         source: which schedule.
         steps: how many steps.
         latency: of a message between two stages, in units of a forward pass; a backward pass takes two.
+        jitter: standard deviation of the logarithm of each action's time.
     """
     if not 0.0 <= latency < float("inf"):
         raise ScheduleError(f"latency is {latency}: expected 0 or more, in units of a forward pass")
     with _no_collector():
         plan = source.plan(steps)
-        timeline = simulate(plan, steps=steps, links=latency)
-        held = _activations_held(timeline)
+        timeline = simulate(plan, steps=steps, costs=jittered(UNIT_COSTS, jitter), links=latency)
+        held = [timeline.activations_held(stage) for stage in range(len(plan.stages))]
     console = Console(highlight=False)
     _print(console, f"{source.title(plan)}, {len(held)} stages, {_steps(steps)}, latency {latency:g}")
     _print(console, f"makespan    {timeline.makespan:g} forward passes")
@@ -204,12 +230,49 @@ def play(source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 1, late
     return 0
 
 
+def compare(
+    *,
+    out: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")] = (Path("locking.svg"),),
+    stages: int = 8,
+    microbatches: int = 32,
+    synthesizer: float = 0.1,
+) -> int:
+    """Draw what waiting costs each schedule, against depth, latency and jitter, in one picture.
+
+    Args:
+        out: where to, ending in .svg or .png (which asks for the extra `png`).
+        stages: of all panels but the first.
+        microbatches: of a step; a multiple of the stages.
+        synthesizer: what one costs, as a share of a stage's forward and backward pass.
+    """
+    from synthgrad.experiments.locking import Conditions, panels
+    from synthgrad.experiments.report.locking import as_png, locking_picture
+
+    conditions = Conditions(stages, microbatches, synthesizer=synthesizer)
+    if wrong := [path for path in out if path.suffix not in (".svg", ".png")]:
+        raise ScheduleError(f"{wrong[0]}: expected a name that ends in .svg or .png")
+    if any(path.suffix == ".png" for path in out) and find_spec("resvg_py") is None:
+        raise ScheduleError("a PNG needs the package resvg_py: pip install 'synthgrad[png]', or write an .svg")
+    if missing := [path for path in out if not path.absolute().parent.is_dir()]:
+        raise ScheduleError(f"{missing[0]}: there is no such folder; make it, or name another file")
+    picture = locking_picture(panels(conditions), conditions)
+    for path in out:
+        content = picture.encode() if path.suffix == ".svg" else as_png(picture)
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise ScheduleError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+        _print(Console(highlight=False), f"Wrote {path}.")
+    return 0
+
+
 def app() -> tyro.extras.SubcommandApp:
     """The group of commands, as tyro wants it."""
     group = tyro.extras.SubcommandApp()
     group.command(show)
     group.command(check)
     group.command(name="simulate")(play)
+    group.command(compare)
     return group
 
 
@@ -226,14 +289,6 @@ def _locks(found: frozenset[Lock]) -> str:
 
 def _steps(steps: int) -> str:
     return "1 step" if steps == 1 else f"{steps} steps"
-
-
-def _activations_held(timeline: Timeline) -> list[int]:
-    """For each stage; every stage is asked with its own actions alone, else thousands of stages would take minutes."""
-    own: list[dict[Action, float]] = [{} for _ in timeline.plan.stages]
-    for action, start in timeline.start.items():
-        own[action.stage][action] = start
-    return [Timeline(timeline.plan, mine, timeline.end).activations_held(stage) for stage, mine in enumerate(own)]
 
 
 @contextmanager

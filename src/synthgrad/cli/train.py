@@ -16,6 +16,7 @@ from synthgrad.experiments.measures import Measure, measure_of
 from synthgrad.experiments.methods import method_named
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, SettingsError, Training
+from synthgrad.experiments.tables import Board
 
 __all__ = ["Options", "command", "train"]
 
@@ -75,7 +76,7 @@ def train(options: Options) -> int:
     settings = {one.name: getattr(options.training, one.name) for one in fields(Training)}
     shown = Comparison(methods=(options.method,), seeds=1, **settings)
     try:
-        with Interrupt() as interrupt, Display(console, shown, quiet=options.quiet) as display:
+        with Interrupt() as interrupt, Display(console, Board(shown), quiet=options.quiet) as display:
             result = _run(options, (display, interrupt))
     except KeyboardInterrupt:
         console.print("Stopped. Nothing has been saved.")

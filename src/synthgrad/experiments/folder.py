@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.core.events import Evaluated, Event, StepDone, encode
-from synthgrad.experiments.results import Result, encode_result
+from synthgrad.experiments.results import encode_result
 from synthgrad.experiments.toml import to_toml
 
 __all__ = ["FolderError", "RunFolder"]
@@ -79,7 +79,7 @@ class RunFolder:
             self._write("metrics.csv", _row((*where, event.step, event.split, event.loss, event.error, mean)))
             losses.clear()
 
-    def keep(self, result: Result) -> None:
+    def keep(self, result: Any) -> None:
         """Keep the result of a cell."""
         self._write("results.jsonl", encode_result(result))
 

@@ -6,16 +6,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from synthgrad.core.combined import teach_every, true_every, warm_up
 from synthgrad.core.errors import ShapeError
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    error_broadcast,
-    forward_unlocked,
-    true_every,
-    update_unlocked,
-    warm_up,
-)
+from synthgrad.core.schedules import Schedule, backprop, error_broadcast, forward_unlocked, update_unlocked
 from synthgrad.experiments.names import UnknownNameError, named
 
 __all__ = ["METHODS", "Method", "Part", "UnknownMethodError", "factory", "method_named"]
@@ -132,6 +125,10 @@ def _true_every(steps: int) -> Schedule:
     return true_every(steps, update_unlocked())
 
 
+def _taught_every(steps: int) -> Schedule:
+    return teach_every(steps, update_unlocked())
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
@@ -154,6 +151,18 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "a head learns the labels and the gradients that come back",
                 update_unlocked,
                 _critic("labels", "gradient"),
+            ),
+            Method(
+                "sobolev-zero",
+                "sobolev, its head started at zero",
+                update_unlocked,
+                _critic("labels", "gradient", head="zero_head"),
+            ),
+            Method(
+                "sobolev-fourth",
+                "sobolev-zero, with lessons in every fourth step alone",
+                partial(_taught_every, 4),
+                _critic("labels", "gradient", head="zero_head"),
             ),
             Method("critic", "a head learns the output that the rest makes", update_unlocked, _critic("output")),
             Method(

@@ -9,20 +9,29 @@ A table stands between two comments, and is made anew from the file that the fir
     ...
     <!-- end -->
 
+Of a benchmark, `results/bench-step.json#ratios` shows the ratios alone. Results in a folder called `recurrent` are
+those of a comparison in time.
+
 Several files, of which the first is the count of `synthgrad bench signals`, make one table of all learning signals.
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from synthgrad.experiments.recurrent.results import RecurrentResult, read_recurrent_results, recurrent_summaries
+from synthgrad.experiments.recurrent.tables import recurrent_markdown
 from synthgrad.experiments.results import Result, ResultsError, read_results, summarize
 from synthgrad.experiments.signals import signals_markdown
 from synthgrad.experiments.tables import summary_markdown
 
 __all__ = ["fill", "main"]
+
+RATIOS = "ratios"
+RECURRENT = "recurrent"  # the folder of results of comparisons in time
 
 _TABLE = re.compile(r"(<!-- table: (?P<files>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -46,7 +55,9 @@ def _table(paths: list[Path]) -> str:
     first, *others = paths
     if others:
         return _signals(first, others)
-    return _benchmark(first) if first.suffix == ".json" else _comparison(first)
+    if first.suffix in (".json", f".json#{RATIOS}"):
+        return _benchmark(first.with_suffix(".json"), alone=RATIOS in first.suffix)
+    return _comparison(first)
 
 
 def _signals(count: Path, comparisons: list[Path]) -> str:
@@ -57,7 +68,7 @@ def _signals(count: Path, comparisons: list[Path]) -> str:
     return f"{table}\n{origins}\n"
 
 
-def _read_benchmark(path: Path) -> tuple[dict[str, float], dict[str, float], dict[str, Any], str]:
+def _read_benchmark(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return found["ratios"], found["figures"], found["machine"], found["command"]
@@ -67,27 +78,36 @@ def _read_benchmark(path: Path) -> tuple[dict[str, float], dict[str, float], dic
         ) from None
 
 
-def _benchmark(path: Path) -> str:
+def _benchmark(path: Path, *, alone: bool) -> str:
     *found, command = _read_benchmark(path)
     ratios, figures, machine = (part.items() for part in found)
-    rows = [f"| **{name}** | **{value:.3f}** |" for name, value in ratios]
-    rows += [f"| {name} | {value:.3f} |" for name, value in figures]
+    rows = [f"| **{name}** | **{_number(value)}** |" for name, value in ratios]
+    if not alone:
+        rows += [f"| {name} | {_number(value)} |" for name, value in figures]
     where = ", ".join(f"{name} {value}" for name, value in machine if name != "versions")
     return "\n".join(["| ratio or figure | value |", "| :-- | --: |", *rows, "", f"<sub>`{command}` · {where}</sub>\n"])
 
 
+def _number(value: float | None) -> str:
+    return "never" if value is None else f"{value:.3f}"
+
+
 def _comparison(path: Path) -> str:
+    if path.parent.name == RECURRENT:
+        cells = read_recurrent_results(path)
+        return f"{recurrent_markdown(recurrent_summaries(cells))}\n{_origin(cells)}\n"
     results = read_results(path)
     return f"{summary_markdown(summarize(results))}\n{_origin(results)}\n"
 
 
-def _origin(results: list[Result]) -> str:
-    """Where the numbers come from, in one line."""
+def _origin(results: Sequence[Result | RecurrentResult]) -> str:
+    """Where the numbers come from, in one line; several commands, if they are from several runs."""
     first = results[0]
     seeds = len({result.seed for result in results})
     versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
     hardware = ", ".join(f"{name} {value}" for name, value in first.hardware.items())
-    return f"<sub>{seeds} seeds · `{first.command}` · {versions} · {hardware}</sub>"
+    commands = "; ".join(f"`{command}`" for command in dict.fromkeys(result.command for result in results))
+    return f"<sub>{seeds} seeds · {commands} · {versions} · {hardware}</sub>"
 
 
 def main(arguments: list[str]) -> int:

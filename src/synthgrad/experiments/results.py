@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.experiments.measures import Measure, measure_of
@@ -19,14 +19,17 @@ __all__ = [
     "Spread",
     "Summary",
     "confidence",
+    "decode_as",
     "decode_result",
     "encode_result",
+    "read_lines",
     "read_results",
     "summarize",
     "t_quantile",
 ]
 
 BASELINE = "bp"  # what the others are compared with
+Kind = TypeVar("Kind")
 Figures = Mapping[str, Mapping[str, float]]  # by cut, then by the figure's name
 
 
@@ -75,26 +78,42 @@ class Result:
     command: str = ""
 
 
-def encode_result(result: Result) -> str:
-    """One line of JSON, without the line's end."""
+def encode_result(result: Any) -> str:
+    """A result, or another dataclass, as one line of JSON, without the line's end."""
     return json.dumps(asdict(result))
 
 
 def decode_result(line: str) -> Result:
     """The inverse of `encode_result`. Raises `ValueError` on anything else."""
+    result = decode_as(Result, line)
+    return replace(result, locks=tuple(result.locks))
+
+
+def decode_as(kind: Callable[..., Kind], line: str) -> Kind:
+    """A line of JSON as a dataclass. Raises `ValueError` if it is not that."""
     values = json.loads(line)
     if not isinstance(values, dict):
         raise ValueError("not an object")
-    known = [one.name for one in fields(Result)]
-    if unknown := sorted(set(values) - set(known)):
+    known = fields(cast(Any, kind))
+    if unknown := sorted(set(values) - {one.name for one in known}):
         raise ValueError(f"unknown field {unknown[0]!r}")
-    if missing := [name for name in ("method", "seed", "steps") if name not in values]:
+    needed = (one.name for one in known if one.default is MISSING and one.default_factory is MISSING)
+    if missing := [name for name in needed if name not in values]:
         raise ValueError(f"no field {missing[0]!r}")
-    return Result(**values | {"locks": tuple(values.get("locks", ()))})
+    return kind(**values)
 
 
 def read_results(path: Path) -> list[Result]:
-    """Read a file of results; blank lines are passed over.
+    """Read a file of results; see `read_lines`."""
+    return read_lines(path, decode_result)
+
+
+def read_lines(path: Path, decode: Callable[[str], Kind]) -> list[Kind]:
+    """Read a file of which each line is a result; blank lines are passed over.
+
+    Args:
+        path: the file.
+        decode: of a line; raises `ValueError` or `TypeError` on what is none.
 
     Raises:
         ResultsError: the file cannot be read, or a line is broken; names the line.
@@ -103,11 +122,11 @@ def read_results(path: Path) -> list[Result]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path}: cannot be read: {error}") from None
-    found: list[Result] = []
+    found: list[Kind] = []
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                found.append(decode_result(line))
+                found.append(decode(line))
         except (ValueError, TypeError) as error:
             raise ResultsError(
                 f"{path}, line {number}: {error}; expected one result as `synthgrad compare --results` writes it: "

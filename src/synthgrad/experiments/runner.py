@@ -35,7 +35,7 @@ from synthgrad.experiments.networks import network_named
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, Training
 
-__all__ = ["Cell", "PlainLoop", "run_comparison", "threads"]
+__all__ = ["TURN", "Cell", "Keep", "PlainLoop", "Tell", "run_comparison", "take_turns", "threads"]
 
 TURN = 25  # steps that a method does before it is the next one's turn
 EVALUATED = 1000  # examples at once, to bound the memory
@@ -73,7 +73,7 @@ def run_comparison(
             if comparison.data_set.folds and seed > 0:
                 data = load(comparison, seed)
             cells = [Cell(comparison, method_named(name), seed, tell, data) for name in comparison.methods]
-            _take_turns([cell.turns() for cell in cells])
+            take_turns([cell.turns() for cell in cells])
             for cell in cells:
                 results.append(replace(cell.result(), **provenance))
                 if keep is not None:
@@ -81,7 +81,7 @@ def run_comparison(
     return results
 
 
-def _take_turns(runs: Sequence[Iterator[None]]) -> None:
+def take_turns(runs: Sequence[Iterator[None]]) -> None:
     """Advance each by a turn, again and again, until all have ended."""
     waiting = list(runs)
     while waiting:

@@ -1,14 +1,13 @@
 """The plain model in a file: its own keys and nothing of ours, and beside them, as text, how it came about."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
+from synthgrad.engines.weights import write_weights
 from synthgrad.experiments.provenance import versions
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import SettingsError
@@ -27,14 +26,10 @@ def save_plain(model: nn.Module, result: Result, path: Path) -> None:
     Raises:
         SettingsError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     kept: dict[str, Any] = asdict(result) | {"versions": versions()}
     settings = kept.pop("settings") | {"method": result.method, "seed": result.seed}
-    metadata = {"format": "pt", "settings": json.dumps(settings), "result": json.dumps(kept)}
-    draft = path.with_name(f".{path.name}.partial")
+    metadata = {"settings": json.dumps(settings), "result": json.dumps(kept)}
     try:
-        save_file(tensors, draft, metadata)
-        os.replace(draft, path)
+        write_weights(model.state_dict(), path, metadata)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise SettingsError(f"{path}: cannot be written to ({error.strerror}); name another file for --out") from None

@@ -15,8 +15,11 @@ __all__ = [
     "Comparison",
     "SettingsError",
     "Training",
+    "as_table",
+    "check_number",
     "read_toml",
     "settings_in",
+    "values_of",
 ]
 
 DIGITS = "digits"
@@ -80,15 +83,15 @@ class Training:
             fitting = [name for name, network in NETWORKS.items() if network.tokens == self.data_set.tokens]
             raise SettingsError(f"model {self.model} does not take {self.data_set.name}; use {' or '.join(fitting)}")
         for name in ("layers", "hidden", "channels", "heads", "context", "valid", "epochs", "probes", "threads"):
-            _check(name, getattr(self, name), at_least=1)
+            check_number(name, getattr(self, name), at_least=1)
         for name in ("rank", "steps", "warm_up"):
-            _check(name, getattr(self, name), at_least=0)
+            check_number(name, getattr(self, name), at_least=0)
         if self.data_set.tokens and self.hidden % self.heads:
             raise SettingsError(f"hidden is {self.hidden}: expected a multiple of heads, {self.heads}")
         if not 0.0 <= self.weight_decay < 1.0:
             raise SettingsError(f"weight_decay is {self.weight_decay}: expected a number from 0 to 1, such as 0.01")
         # BatchNorm has no variance to learn from in a batch of one.
-        _check("batch_size", self.batch_size, at_least=2, at_most=self.data_set.largest_batch)
+        check_number("batch_size", self.batch_size, at_least=2, at_most=self.data_set.largest_batch)
         for name in ("lr", "synthesizer_lr"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}: expected a number above 0, such as 1e-3")
@@ -117,9 +120,7 @@ class Training:
 
     def as_table(self) -> dict[str, Any]:
         """The settings as simple values, for TOML and JSON; a place for data that is not given is left out."""
-        table = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        place = table.pop("data_dir")
-        return table if place is None else table | {"data_dir": str(place)}
+        return as_table(self)
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
@@ -128,22 +129,7 @@ class Training:
         Raises:
             SettingsError: an unknown setting or a wrong type; `where` says in which file.
         """
-        known: dict[str, Any] = {one.name: type(one.default) for one in fields(cls)} | {"data_dir": str}
-        values: dict[str, Any] = {}
-        for name, value in table.items():
-            if name not in known:
-                raise SettingsError(f"{where}: setting {name!r} is unknown{nearest(name, known)}")
-            expected = known[name]
-            if expected is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
-                value = tuple(value)
-            if expected is float and type(value) is int:
-                value = float(value)
-            if type(value) is not expected:
-                what = "list of names" if expected is tuple else expected.__name__
-                raise SettingsError(f"{where}: {name} is {value!r}, expected {what}")
-            values[name] = value
-        if "data_dir" in values:
-            values["data_dir"] = Path(values["data_dir"])
+        values = values_of(cls, table, where)
         return cls.for_data(values.pop("data", DIGITS), **values)
 
     @classmethod
@@ -178,7 +164,39 @@ class Comparison(Training):
         if not names:
             raise SettingsError(f"methods: got none, expected at least one of {', '.join(METHODS)}")
         object.__setattr__(self, "methods", tuple(dict.fromkeys(names)))
-        _check("seeds", self.seeds, at_least=1)
+        check_number("seeds", self.seeds, at_least=1)
+
+
+def as_table(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as simple values; a place for data that is not given is left out."""
+    table = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+    place = table.pop("data_dir")
+    return table if place is None else table | {"data_dir": str(place)}
+
+
+def values_of(kind: Any, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The inverse of `as_table`, as arguments of the dataclass `kind`.
+
+    Raises:
+        SettingsError: an unknown setting or a wrong type; `where` says in which file.
+    """
+    known: dict[str, Any] = {one.name: type(one.default) for one in fields(kind)} | {"data_dir": str}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            raise SettingsError(f"{where}: setting {name!r} is unknown{nearest(name, known)}")
+        expected = known[name]
+        if expected is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            value = tuple(value)
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            what = "list of names" if expected is tuple else expected.__name__
+            raise SettingsError(f"{where}: {name} is {value!r}, expected {what}")
+        values[name] = value
+    if "data_dir" in values:
+        values["data_dir"] = Path(values["data_dir"])
+    return values
 
 
 def settings_in(path: Path) -> dict[str, Any]:
@@ -199,7 +217,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: is not TOML: {error}") from None
 
 
-def _check(name: str, value: int, *, at_least: int, at_most: int | None = None) -> None:
+def check_number(name: str, value: int, *, at_least: int, at_most: int | None = None) -> None:
+    """Raise `SettingsError` if a number is out of range."""
     if value < at_least or (at_most is not None and value > at_most):
         most = f" and at most {at_most}" if at_most is not None else ""
         raise SettingsError(f"{name} is {value}: expected a whole number of at least {at_least}{most}")

@@ -12,13 +12,26 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.core.events import Evaluated, Event, Probed, StepDone
 from synthgrad.experiments.measures import ERROR, Measure, measure_of
 from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.progress import Lap, Progress
 from synthgrad.experiments.results import Figures, Summary
 from synthgrad.experiments.spec import Comparison
 
-__all__ = ["Board", "cuts_table", "legend", "markdown", "mean_of", "summary_markdown", "summary_rows", "summary_table"]
+__all__ = [
+    "Board",
+    "cuts_table",
+    "figure",
+    "lap_bar",
+    "legend",
+    "markdown",
+    "mean_of",
+    "milliseconds",
+    "summary_markdown",
+    "summary_rows",
+    "summary_table",
+]
 
 NOTHING = "-"
 
@@ -28,28 +41,18 @@ NOTHING = "-"
 
 @dataclass
 class _Row:
-    """What is known of one method.
+    """What was last heard of one method.
 
     Attributes:
-        total: steps for each seed, once known.
-        steps: done with the current seed.
-        spent: seconds on all steps so far, evaluation included.
-        done: steps with all seeds so far.
         valid: the last validation error, or loss.
         tested: test errors, or losses, of the seeds that have ended.
     """
 
-    total: int = 0
-    steps: int = 0
-    done: int = 0
-    ended: int = 0
-    spent: float = 0.0
     loss: float | None = None
     valid: float | None = None
     agreement: float | None = None
     alignment: float | None = None
     tested: list[float] = field(default_factory=list)
-    failed: str | None = None
 
 
 class Board:
@@ -61,58 +64,32 @@ class Board:
     """
 
     def __init__(self, comparison: Comparison, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.comparison = comparison
+        self.methods = comparison.methods
         self.measure = measure_of(comparison.as_table())
-        self._clock = clock
-        self._began = self._last = clock()
-        self._seed = 0
+        self._progress = Progress(comparison.methods, comparison.seeds, clock)
         self._rows = {name: _Row() for name in comparison.methods}
 
     def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
         """Take in an event; `labels` hold the method and the seed."""
-        row, now = self._rows[labels["method"]], self._clock()
-        if not isinstance(event, Started):  # what came before it was somebody else's doing
-            row.spent += now - self._last
-        self._last, self._seed = now, labels["seed"]
+        self._progress.tell(event, labels)
+        row = self._rows[labels["method"]]
         match event:
-            case Started(settings):
-                row.total, row.steps, row.failed = settings["steps"], 0, None
-            case StepDone(step, loss, agreement):
-                row.steps, row.done, row.loss = step, row.done + 1, loss
-                row.agreement = mean_of(agreement, "cosine")
+            case StepDone(_, loss, agreement):
+                row.loss, row.agreement = loss, mean_of(agreement, "cosine")
             case Probed(_, alignment):
                 row.alignment = mean_of(alignment, "parameter_cosine")
             case Evaluated(_, "test", loss, error):
                 row.tested.append(self.measure.of(error=error, loss=loss))
             case Evaluated(_, _, loss, error):
                 row.valid = self.measure.of(error=error, loss=loss)
-            case Finished():
-                row.ended += 1
-            case Failed(_, reason):
-                row.failed = reason
-                row.ended += 1
 
     def seconds_left(self) -> float | None:
         """About how long it will take; None until something has been timed."""
-        rates = {name: row.spent / row.done for name, row in self._rows.items() if row.done}
-        if not rates:
-            return None
-        total = max(row.total for row in self._rows.values())
-        left = 0.0
-        for name, row in self._rows.items():
-            under_way = 0 if row.failed is not None or row.steps in (0, row.total) else row.total - row.steps
-            begun = row.ended + (under_way > 0)
-            # What has not been timed yet is taken to be as slow as the slowest.
-            left += rates.get(name, max(rates.values())) * (under_way + (self.comparison.seeds - begun) * total)
-        return max(0.0, left)
+        return self._progress.seconds_left()
 
     def headline(self) -> str:
         """Which seed it is at, for how long it has run, and how long it will."""
-        left = self.seconds_left()
-        ahead = "starting" if left is None else f"about {_duration(left)} left"
-        gone = _duration(self._clock() - self._began)
-        seed = f"seed {self._seed + 1} of {self.comparison.seeds} · " if self.comparison.seeds > 1 else ""
-        return f"{seed}{gone} gone · {ahead}"
+        return self._progress.headline()
 
     def __rich__(self) -> RenderableType:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
@@ -122,13 +99,19 @@ class Board:
         for heading in ("loss", f"valid\n{judged}", "agree-\nment", "align-\nment", f"test {judged}\nso far"):
             table.add_column(heading, justify="right", no_wrap=True)
         for name, row in self._rows.items():
-            bar = ProgressBar(total=max(row.total, 1), completed=row.steps, width=16)
-            state: RenderableType = Text("failed", style="bold red") if row.failed is not None else bar
+            state = lap_bar(self._progress.laps[name])
             valid = NOTHING if row.valid is None else self.measure.value(row.valid)
             tested = self.measure.value(fmean(row.tested)) if row.tested else NOTHING
-            figures = (_figure(row.loss, 3), valid, _figure(row.agreement), _figure(row.alignment))
+            figures = (figure(row.loss, 3), valid, figure(row.agreement), figure(row.alignment))
             table.add_row(name, state, *figures, tested)
         return Group(Text(self.headline(), style="dim"), table)
+
+
+def lap_bar(lap: Lap) -> RenderableType:
+    """How far a method has come with this seed, as a bar; or that it failed."""
+    if lap.failed is not None:
+        return Text("failed", style="bold red")
+    return ProgressBar(total=max(lap.total, 1), completed=lap.steps, width=16)
 
 
 def mean_of(figures: Figures, name: str) -> float | None:
@@ -176,10 +159,10 @@ def _cells(summary: Summary) -> tuple[str, ...]:
     return (
         (NOTHING if score is None else measure.spread(score.mean, score.std)) + failed,
         NOTHING if gap is None else measure.difference(gap.mean, gap.half_width),
-        NOTHING if summary.ms_per_step is None else _milliseconds(summary.ms_per_step, summary.times),
-        _figure(mean_of(summary.agreement, "cosine")),
-        _figure(mean_of(summary.alignment, "cosine")),
-        _figure(mean_of(summary.alignment, "parameter_cosine")),
+        NOTHING if summary.ms_per_step is None else milliseconds(summary.ms_per_step, summary.times),
+        figure(mean_of(summary.agreement, "cosine")),
+        figure(mean_of(summary.alignment, "cosine")),
+        figure(mean_of(summary.alignment, "parameter_cosine")),
     )
 
 
@@ -270,11 +253,13 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: in
 # ---- figures as text -------------------------------------------------------------------------------------------------
 
 
-def _figure(value: float | None, digits: int = 2) -> str:
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number, or the sign that there is none."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def _milliseconds(value: float, times: float | None) -> str:
+def milliseconds(value: float, times: float | None) -> str:
+    """The time of a step, and how many times the baseline's that is."""
     return f"{value:.1f}" + ("" if times is None else f" ({times:.1f}×)")
 
 
@@ -282,8 +267,3 @@ def _with_norm(figures: Mapping[str, float], prefix: str) -> str:
     if not figures:
         return NOTHING
     return f"{figures[f'{prefix}cosine']:.2f} ({figures[f'{prefix}norm_ratio']:.2f})"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"

@@ -28,7 +28,7 @@ from synthgrad.engines.local import LocalEngine
 from synthgrad.experiments.bench.training import decoupled_net, plain_step, random_batch
 from synthgrad.models import fully_connected
 
-__all__ = ["Meter", "run"]
+__all__ = ["Meter", "held_by", "run"]
 
 Engine = LocalEngine | DistributedEngine
 
@@ -98,7 +98,7 @@ def _held(name: str, rounds: int) -> int:
     step, parameters, batch, engine = SIDES[name]()
     meter = Meter([*parameters, *batch])
     if engine is not None:
-        meter.held, engine.observe = lambda: _held_by(engine), meter.look
+        meter.held, engine.observe = lambda: held_by(engine), meter.look
     step()
     with meter.watching():
         for _ in range(rounds):
@@ -106,7 +106,7 @@ def _held(name: str, rounds: int) -> int:
     return meter.peak
 
 
-def _held_by(engine: Engine) -> Iterable[Tensor]:
+def held_by(engine: Engine) -> Iterable[Tensor]:
     """What stands in the mailbox and in the stages' passages, graphs excluded: those are autograd's."""
     passages: list[Passage] = [passage for stage in engine.stages for passage in stage.passages.values()]
     values = [

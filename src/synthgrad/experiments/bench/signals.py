@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from synthgrad.core.actions import Action
+from synthgrad.core.cost import arithmetic_of
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.experiments.bench.training import plain_step, random_batch
 from synthgrad.experiments.methods import METHODS, Method, factory
@@ -63,21 +62,7 @@ def _step(net: Decoupled, batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[
 def _flops(step: Callable[[], Any]) -> float:
     """Of the second step: what is made once at the start is left out."""
     step()
-    with _Counter() as counter:
-        step()
-    return float(counter.flops)
-
-
-class _Counter(TorchDispatchMode):
-    """Torch's own formulas, without the hooks of its `FlopCounterMode`: they do not bear a gradient taken by itself."""
-
-    flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        return out
+    return float(arithmetic_of(step))
 
 
 def _bytes_back(net: Decoupled, batch: tuple[torch.Tensor, torch.Tensor]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from synthgrad.core.combined import teach_every
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
 from synthgrad.core.synthesizers import CriticSynthesizer, LinearSynthesizer, ZeroSynthesizer
 from synthgrad.experiments.bench.measurement import interleaved
@@ -35,6 +36,9 @@ def run(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
                 "cdni": _decoupled(update_unlocked(), conditioned),
                 "cdni_rank_64": _decoupled(update_unlocked(), partial(conditioned, rank=64)),
                 "sobolev": _decoupled(update_unlocked(), partial(CriticSynthesizer, classes=CLASSES)),
+                "sobolev_fourth": _decoupled(
+                    teach_every(4, update_unlocked()), partial(CriticSynthesizer, classes=CLASSES)
+                ),
                 "local": _decoupled(update_unlocked(), partial(CriticSynthesizer, classes=CLASSES, learns=("labels",))),
                 "cdni_rank_16": _decoupled(update_unlocked(), partial(conditioned, rank=16)),
             },

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 from synthgrad.experiments.report.page import assemble
+from synthgrad.experiments.report.recurrent_page import assemble_recurrent
+from synthgrad.experiments.report.recurrent_run import read_recurrent_run
 from synthgrad.experiments.report.run import ReportError, read_run
+from synthgrad.experiments.spec import read_toml
 
 __all__ = ["ReportError", "write_report"]
 
@@ -22,7 +25,7 @@ def write_report(folder: Path) -> Path:
         ReportError: the folder is no run's, or cannot be written to.
         SettingsError: its `run.toml` is broken.
     """
-    text = assemble(read_run(folder))
+    text = _page(folder)
     target, draft = folder / "report.html", folder / "report.html.partial"
     try:
         draft.write_text(text, encoding="utf-8", newline="\n")
@@ -30,3 +33,15 @@ def write_report(folder: Path) -> Path:
     except OSError as error:
         raise ReportError(f"{target}: cannot be written ({error.strerror}); make the folder writable") from None
     return target
+
+
+def _page(folder: Path) -> str:
+    """The page that suits what was compared: in time, where the settings name a task; else in depth."""
+    for file in ("run.toml", "events.jsonl"):
+        if not (folder / file).is_file():
+            raise ReportError(f"{folder}: has no {file}; expected the folder of a run, such as runs/digits")
+    description = read_toml(folder / "run.toml")
+    settings = description.get("comparison")
+    if isinstance(settings, dict) and "task" in settings:
+        return assemble_recurrent(read_recurrent_run(folder, description))
+    return assemble(read_run(folder))

@@ -4,19 +4,32 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Protocol, TypeVar
 
 from synthgrad.experiments.measures import ERROR
-from synthgrad.experiments.report.drawing import Markup, Scale, shortened, svg, tag
-from synthgrad.experiments.report.run import CellRecord, Point, Run
+from synthgrad.experiments.report.drawing import Markup, Scale, apart, shortened, svg, tag
+from synthgrad.experiments.report.run import Point, Run
 from synthgrad.experiments.report.style import method_class
 
-__all__ = ["Curve", "binned", "curve", "loss_panel", "valid_panel"]
+__all__ = ["BINS", "Curve", "binned", "curve", "loss_panel", "panel", "plain", "valid_panel"]
 
 WIDTH, HEIGHT = 372.0, 270.0
 LEFT, TOP, BOTTOM = 44.0, 26.0, 38.0
 BINS = 80  # points on a smoothed curve, at most
 WIDE_RANGE = 20.0  # from here on, the highest value over the lowest, a scale is logarithmic
 APART = 14.0  # labels, in height
+
+
+class Seed(Protocol):
+    """A method with one seed; of its record a curve only asks whether it failed."""
+
+    @property
+    def failed(self) -> str | None:
+        """Why it was given up."""
+        ...
+
+
+Cell = TypeVar("Cell", bound=Seed)
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,7 @@ def binned(points: Sequence[Point], width: int) -> dict[float, float]:
     return {index * width + (width + 1) / 2: fmean(values) for index, values in sorted(groups.items())}
 
 
-def curve(
-    method: str, cells: Sequence[CellRecord], values: Callable[[CellRecord], Sequence[Point]], width: int
-) -> Curve:
+def curve(method: str, cells: Sequence[Cell], values: Callable[[Cell], Sequence[Point]], width: int) -> Curve:
     """Gather a method's seeds into one curve, in groups of `width` steps."""
     seeds = [binned(values(cell), width) if width > 1 else dict(values(cell)) for cell in cells]
     steps = sorted(set().union(*seeds))
@@ -64,18 +75,19 @@ def loss_panel(run: Run) -> tuple[Markup, int]:
     """The training loss, and over how many steps each point is averaged."""
     width = max(1, math.ceil(run.steps / BINS))
     curves = [curve(method, run.of(method), lambda cell: cell.losses, width) for method in run.methods]
-    return _panel(run, curves, "training loss", _plain), width
+    return panel(run, curves, "training loss", plain), width
 
 
 def valid_panel(run: Run) -> Markup:
     """The validation error, or loss."""
     curves = [curve(method, run.of(method), lambda cell: cell.valid, 1) for method in run.methods]
     if run.measure == ERROR:
-        return _panel(run, curves, "validation error", _percent)  # the unit stands at the axis
-    return _panel(run, curves, f"validation {run.measure.heading}", _plain)
+        return panel(run, curves, "validation error", _percent)  # the unit stands at the axis
+    return panel(run, curves, f"validation {run.measure.heading}", plain)
 
 
-def _plain(value: float) -> str:
+def plain(value: float) -> str:
+    """A number of any size, as short as it can be."""
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 1e-3 else f"{value:g}"
 
 
@@ -83,7 +95,39 @@ def _percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
-def _panel(run: Run, curves: Sequence[Curve], title: str, label: Callable[[float], str]) -> Markup:
+class Drawn(Protocol):
+    """What a panel has to know of a run."""
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in order."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Where the axis ends."""
+        ...
+
+
+def panel(
+    run: Drawn,
+    curves: Sequence[Curve],
+    title: str,
+    label: Callable[[float], str] = plain,
+    *,
+    axis: str = "step",
+    from_zero: bool = True,
+) -> Markup:
+    """The curves of all methods, with their names.
+
+    Args:
+        run: where they are from.
+        curves: at most one for each method.
+        title: what is shown.
+        label: a value as text, for the axis.
+        axis: what runs to the right.
+        from_zero: whether the scale begins at zero, or at the lowest value.
+    """
     heading = tag("text", title, x=LEFT, y=14, class_="head")
     values = [value for one in curves for point in one.points for value in point[1:]]
     if not values:
@@ -91,19 +135,19 @@ def _panel(run: Run, curves: Sequence[Curve], title: str, label: Callable[[float
     names = {method: shortened(method, 12) for method in run.methods}
     right = WIDTH - 12 - 7.4 * max(map(len, names.values()))
     across = Scale(0, max(run.steps, 1), LEFT, right)
-    up = _value_scale(values)
+    up = _value_scale(values) if from_zero else _narrow_scale(values)
     if up.log:
         heading = tag("text", title, tag("tspan", " (logarithmic)", class_="tick"), x=LEFT, y=14, class_="head")
     shown = [one for one in curves if one.points]
     bands = [_band(one, run, across, up) for one in shown if one.seeds > 1]
     lines = [_line(one, run, across, up) for one in shown]
-    places = _apart([up(one.points[-1][1]) for one in shown], TOP, HEIGHT - BOTTOM)
+    places = apart([up(one.points[-1][1]) for one in shown], TOP, HEIGHT - BOTTOM, APART)
     ends = [
         tag("text", names[one.method], x=right + 7, y=place + 4, class_=f"name {method_class(one.method, run.methods)}")
         for one, place in zip(shown, places, strict=True)
     ]
-    axes = _axes(across, up, label)
-    return svg(WIDTH, HEIGHT, heading, *axes, *bands, *lines, *ends, label=f"{title} against steps, by method")
+    axes = _axes(across, up, label, axis)
+    return svg(WIDTH, HEIGHT, heading, *axes, *bands, *lines, *ends, label=f"{title} against {axis}s, by method")
 
 
 def _value_scale(values: Sequence[float]) -> Scale:
@@ -117,7 +161,12 @@ def _value_scale(values: Sequence[float]) -> Scale:
     return Scale(low, high + 0.05 * (high - low or 1.0), start, end)
 
 
-def _axes(across: Scale, up: Scale, label: Callable[[float], str]) -> list[Markup]:
+def _narrow_scale(values: Sequence[float]) -> Scale:
+    margin = 0.05 * (max(values) - min(values) or 1.0)
+    return Scale(min(values) - margin, max(values) + margin, HEIGHT - BOTTOM, TOP)
+
+
+def _axes(across: Scale, up: Scale, label: Callable[[float], str], axis: str) -> list[Markup]:
     bottom = HEIGHT - BOTTOM
     drawn: list[Markup] = []
     for value in up.ticks(5):
@@ -127,7 +176,7 @@ def _axes(across: Scale, up: Scale, label: Callable[[float], str]) -> list[Marku
     for value in across.ticks(4):
         drawn.append(tag("text", f"{value:,.0f}", x=across(value), y=bottom + 16, class_="tick middle"))
     drawn.append(tag("line", x1=LEFT, x2=across.end, y1=bottom, y2=bottom, class_="axis"))
-    drawn.append(tag("text", "step", x=(LEFT + across.end) / 2, y=bottom + 32, class_="tick middle"))
+    drawn.append(tag("text", axis, x=(LEFT + across.end) / 2, y=bottom + 32, class_="tick middle"))
     return drawn
 
 
@@ -135,13 +184,13 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
 
-def _band(one: Curve, run: Run, across: Scale, up: Scale) -> Markup:
+def _band(one: Curve, run: Drawn, across: Scale, up: Scale) -> Markup:
     low = [(across(step), up(value)) for step, _, value, _ in one.points]
     high = [(across(step), up(value)) for step, _, _, value in one.points]
     return tag("path", d=_path([*high, *reversed(low)]) + "Z", class_=f"band {method_class(one.method, run.methods)}")
 
 
-def _line(one: Curve, run: Run, across: Scale, up: Scale) -> Markup:
+def _line(one: Curve, run: Drawn, across: Scale, up: Scale) -> Markup:
     which = method_class(one.method, run.methods)
     places = [(across(step), up(mean)) for step, mean, _, _ in one.points]
     drawn = [tag("path", d=_path(places), class_=f"curve {which}")]
@@ -155,21 +204,3 @@ def _line(one: Curve, run: Run, across: Scale, up: Scale) -> Markup:
         cross = f"M{x - 5:.1f} {y - 5:.1f}l10 10M{x - 5:.1f} {y + 5:.1f}l10 -10"
         drawn.append(tag("path", tag("title", f"{one.method}: failed here"), d=cross, class_=f"cross {which}"))
     return tag("g", *drawn)
-
-
-def _apart(places: Sequence[float], top: float, bottom: float) -> list[float]:
-    """The same places, moved as little as need be so that labels do not overlap, in the same order."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    gap = min(APART, (bottom - top) / max(len(places) - 1, 1))
-    groups: list[list[float]] = []  # wanted first place, count
-    for rank, index in enumerate(order):
-        groups.append([places[index] - rank * gap, 1])
-        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
-            (first, n), (second, m) = groups[-2:]
-            groups[-2:] = [[(first * n + second * m) / (n + m), n + m]]
-    firsts = [first for first, count in groups for _ in range(int(count))]
-    moved = [0.0] * len(places)
-    for rank, (index, first) in enumerate(zip(order, firsts, strict=True)):
-        lowest, highest = top + rank * gap, bottom - (len(places) - 1 - rank) * gap
-        moved[index] = min(max(first + rank * gap, lowest), highest)
-    return moved

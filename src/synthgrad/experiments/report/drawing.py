@@ -1,11 +1,11 @@
 """A small vocabulary for HTML and SVG: elements, numbers, scales. Everything given as plain text is escaped."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Markup", "Scale", "join", "number", "shortened", "svg", "tag", "ticks"]
+__all__ = ["Markup", "Scale", "apart", "join", "number", "shortened", "svg", "tag", "ticks"]
 
 
 class Markup(str):
@@ -113,3 +113,21 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
         if len(found) <= count + 2:
             return found
     return found[:: math.ceil(len(found) / (count + 2))]
+
+
+def apart(places: Sequence[float], top: float, bottom: float, gap: float) -> list[float]:
+    """The same places, moved as little as need be so that labels `gap` high do not overlap, in the same order."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    gap = min(gap, (bottom - top) / max(len(places) - 1, 1))
+    groups: list[list[float]] = []  # wanted first place, count
+    for rank, index in enumerate(order):
+        groups.append([places[index] - rank * gap, 1])
+        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
+            (first, n), (second, m) = groups[-2:]
+            groups[-2:] = [[(first * n + second * m) / (n + m), n + m]]
+    firsts = [first for first, count in groups for _ in range(int(count))]
+    moved = [0.0] * len(places)
+    for rank, (index, first) in enumerate(zip(order, firsts, strict=True)):
+        lowest, highest = top + rank * gap, bottom - (len(places) - 1 - rank) * gap
+        moved[index] = min(max(first + rank * gap, lowest), highest)
+    return moved

@@ -1,19 +1,20 @@
 """The page: everything in its place, in one file that needs nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.report.curves import loss_panel, valid_panel
 from synthgrad.experiments.report.drawing import Markup, join, tag
 from synthgrad.experiments.report.findings import findings
-from synthgrad.experiments.report.gantt import Chart, chart, charts, kinds_legend, waits_legend
+from synthgrad.experiments.report.gantt import Chart, chart, charts
+from synthgrad.experiments.report.parts import caption, count, heading, origin, section, swatch, table, typeset
 from synthgrad.experiments.report.run import Run
 from synthgrad.experiments.report.strips import heat_strips, reach_of, scale_legend
 from synthgrad.experiments.report.style import PATTERNS, method_class, stylesheet
+from synthgrad.experiments.report.timeline import kinds_legend, waits_legend
 from synthgrad.experiments.results import BASELINE
-from synthgrad.experiments.tables import NOTHING, summary_rows
+from synthgrad.experiments.tables import summary_rows
 
 __all__ = ["assemble"]
 
@@ -37,13 +38,13 @@ def assemble(run: Run) -> str:
         _strips(run),
         _gantt(run, drawn),
         _cost(run),
-        _origin(run),
+        origin(run.description, "synthgrad compare --config run.toml"),
     )
     return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
 def _opening(run: Run, drawn: Sequence[Chart]) -> Markup:
-    counts = [_count(len(run.methods), "method"), _count(len(run.seeds), "seed"), f"{run.steps:,} steps each"]
+    counts = [count(len(run.methods), "method"), count(len(run.seeds), "seed"), f"{run.steps:,} steps each"]
     state = "finished" if run.finished else "unfinished"
     said = [tag("li", sentence) for sentence in findings(run, drawn)]
     return join(
@@ -54,10 +55,6 @@ def _opening(run: Run, drawn: Sequence[Chart]) -> Markup:
             tag("ul", *said, class_="findings"),
         ]
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _notice(run: Run) -> Markup:
@@ -76,48 +73,24 @@ def _notice(run: Run) -> Markup:
     if missing := [name for name in run.asked if name not in run.methods]:
         said.append(f"Not started: {', '.join(missing)}.")
     if run.unreadable:
-        said.append(f"{_count(run.unreadable, 'line')} of the run's files could not be read, and left out.")
+        said.append(f"{count(run.unreadable, 'line')} of the run's files could not be read, and left out.")
     return tag("div", *(tag("p", one) for one in said), class_="notice") if said else Markup("")
-
-
-def _section(title: str, *parts: str, class_: str | None = None) -> Markup:
-    return tag("section", tag("h2", title), *parts, class_=class_)
-
-
-def _caption(*parts: str) -> Markup:
-    return tag("p", *parts, class_="caption")
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int, class_: str) -> Markup:
-    """A table whose first cells are headings of rows, and whose first `left` columns are set to the left."""
-    sides = ["left" if place < left else None for place in range(len(headings))]
-    head = tag("tr", *(tag("th", one, class_=side) for one, side in zip(headings, sides, strict=True)))
-    body = []
-    for first, *others in rows:
-        cells = [tag("td", one, class_=side) for one, side in zip(others, sides[1:], strict=True)]
-        body.append(tag("tr", tag("th", first), *cells))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_=class_), class_="wide")
-
-
-def _swatch(run: Run, method: str) -> Markup:
-    line = tag("path", d="M0 5H26", class_=f"curve {method_class(method, run.methods)}")
-    return tag("svg", line, viewBox="0 0 26 10", class_="swatch", aria_hidden="true")
-
-
 def _results(run: Run) -> Markup:
     headings, rows = summary_rows(run.summaries(), run.measure)
-    marked = [(join([_swatch(run, row[0]), row[0]]), *(_typeset(cell) for cell in row[1:])) for row in rows]
+    marked = [(join([swatch(row[0], run.methods), row[0]]), *(typeset(cell) for cell in row[1:])) for row in rows]
     titles = [f"{name}: {METHODS[name].title}. " for name in run.methods if name in METHODS]
     headings = [
         heading.replace(" %", "\N{NO-BREAK SPACE}%").replace("× ", "×\N{NO-BREAK SPACE}") for heading in headings
     ]
-    return _section(
+    return section(
         "Results",
-        _table(headings, marked, left=2, class_="results"),
-        _caption(
+        table(headings, marked, left=2, class_="results"),
+        caption(
             f"Test {run.measure.name}: of the plain network after training, mean ± standard deviation over the seeds. "
             f"Δ: difference to {BASELINE}, paired by seed, with its 95 % interval. Waits for: what a stage's update "
             "needs of the same batch from other stages: the forward pass of those before it (forward) and of those "
@@ -125,12 +98,8 @@ def _results(run: Run) -> Markup:
             "its synthesizer learns from. Alignment: with the true gradient, row by row at the cut, and of the "
             "parameters below the cut; means over the cuts."
         ),
-        _caption(*titles),
+        caption(*titles),
     )
-
-
-def _typeset(cell: str) -> str:
-    return "–" if cell == NOTHING else cell.replace("-", "−")
 
 
 def _cost(run: Run) -> Markup:
@@ -148,14 +117,14 @@ def _cost(run: Run) -> Markup:
         bar = tag("div", class_=f"measure {method_class(method, run.methods)}", style=share)
         figure = f"{fmean(row):.2f}{spread}" if row else "–"
         rows.append((method, figure, "–" if ratio is None else f"{ratio:.1f} ×", bar))
-    return _section(
+    return section(
         "What it costs",
-        _caption(
+        caption(
             "Time of a training step on the machine named below, all stages in one process: the median over a run's "
             "steps, mean ± standard deviation over the seeds. Nobody waits for anybody here, so this is the price of "
             "decoupling, not its use."
         ),
-        _table(("method", "ms per step", f"times {BASELINE}", ""), rows, left=1, class_="cost"),
+        table(("method", "ms per step", f"times {BASELINE}", ""), rows, left=1, class_="cost"),
         class_="keep",
     )
 
@@ -173,9 +142,9 @@ def _curves(run: Run) -> Markup:
         else " One seed."
     )
     crosses = " A cross marks where a run failed." if any(cell.failed for cell in run.cells) else ""
-    return _section(
+    return section(
         "Learning curves",
-        _caption(f"Lower is better.{bands}{averaged} On a logarithmic scale zero is drawn at the bottom.{crosses}"),
+        caption(f"Lower is better.{bands}{averaged} On a logarithmic scale zero is drawn at the bottom.{crosses}"),
         tag("div", tag("figure", loss), tag("figure", valid_panel(run)), class_="pair"),
         class_="keep",
     )
@@ -189,12 +158,12 @@ def _strips(run: Run) -> Markup:
         if strips is None:
             without.append(method)
         else:
-            drawn.append(tag("figure", _heading(method, METHODS[method].title if method in METHODS else ""), strips))
+            drawn.append(tag("figure", heading(method, METHODS[method].title if method in METHODS else ""), strips))
     missing = f"No synthetic gradients were measured with {', '.join(without)}." if without else ""
     legend = tag("figure", scale_legend(reach)) if drawn else ""
-    return _section(
+    return section(
         "How good are the synthetic gradients?",
-        _caption(
+        caption(
             "A row for each cut, the one nearest to the input on top; time runs to the right, in steps. Color: cosine, "
             "mean over the seeds. Blue: the synthetic gradient points the same way; pale: no better than chance; "
             "orange and hatched: the opposite way. Agreement compares with what the synthesizer learns from, alignment "
@@ -206,23 +175,19 @@ def _strips(run: Run) -> Markup:
     )
 
 
-def _heading(name: str, about: str) -> Markup:
-    return tag("h3", name, tag("span", f"  {about}", class_="about") if about else "")
-
-
 def _gantt(run: Run, drawn: Sequence[Chart]) -> Markup:
     until = max((one.timeline.makespan for one in drawn), default=1.0)
     figures = []
     for one in drawn:
         waiting = ", ".join(f"{reason} {100 * share:.0f}\N{NO-BREAK SPACE}%" for reason, share in one.waiting().items())
         facts = f"Done at {one.timeline.makespan:g}. Of the workers' time goes into waiting: {waiting or 'nothing'}."
-        heading = _heading(", ".join(one.methods), one.schedule)
-        figures.append(tag("figure", heading, tag("p", facts, class_="note"), chart(one, until)))
+        above = heading(", ".join(one.methods), one.schedule)
+        figures.append(tag("figure", above, tag("p", facts, class_="note"), chart(one, until)))
     shown = {method for one in drawn for method in one.methods}
     missing = ", ".join(method for method in run.methods if method not in shown)
-    return _section(
+    return section(
         "Who waits for whom?",
-        _caption(
+        caption(
             "Three steps as they would go with a worker for each stage: stage 0 sees the input, the last one the loss. "
             "All charts have the same scale of time. This is simulated, not measured: a forward pass takes 1 unit, a "
             "backward pass 2, an update or a lesson ½, a message no time. Framed: all work on the second batch."
@@ -232,38 +197,3 @@ def _gantt(run: Run, drawn: Sequence[Chart]) -> Markup:
         *figures,
         tag("p", f"No schedule is known for {missing}.", class_="note") if missing else "",
     )
-
-
-# ---- where it comes from ---------------------------------------------------------------------------------------------
-
-
-def _origin(run: Run) -> Markup:
-    command = run.description.get("command")
-    tables = [(name, table) for name, table in run.description.items() if isinstance(table, Mapping)]
-    loose = {
-        name: value for name, value in run.description.items() if name != "command" and not isinstance(value, Mapping)
-    }
-    if loose:
-        tables.append(("more", loose))
-    names = {"comparison": "settings"}
-    blocks = [tag("div", tag("h3", names.get(name, name).capitalize()), _facts(table)) for name, table in tables]
-    return _section(
-        "Where it comes from",
-        tag("pre", str(command)) if command else "",
-        _caption(
-            "The folder's ",
-            tag("code", "run.toml"),
-            " runs it again: ",
-            tag("code", "synthgrad compare --config run.toml"),
-        ),
-        tag("div", *blocks, class_="facts"),
-    )
-
-
-def _facts(table: Mapping[str, Any]) -> Markup:
-    rows = [tag("tr", tag("th", name), tag("td", _written(value))) for name, value in table.items()]
-    return tag("table", tag("tbody", *rows))
-
-
-def _written(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -3,12 +3,13 @@
 Nothing is told by color alone: lines differ by dashes, waits and negative cosines by hatching, blocks by letters.
 """
 
+import re
 from collections.abc import Sequence
 
 from synthgrad.experiments.report.drawing import Markup
 from synthgrad.experiments.results import BASELINE
 
-__all__ = ["LEVELS", "PATTERNS", "heat_class", "method_class", "stylesheet"]
+__all__ = ["LEVELS", "PATTERNS", "color", "drawing_style", "heat_class", "method_class", "stylesheet"]
 
 LEVELS = 10  # steps of the cosine's color scale, on either side of zero
 
@@ -30,10 +31,20 @@ _DARK = {
     "wait-update": "#3ecf9a", "wait-backward": "#ff9a5c",
     "wait-target": "#c592f0", "alert": "#ff9a90", "alert-page": "#3a1f1d",
 }  # fmt: skip
+# How the rules begin that a timeline needs.
+_DRAWN = (
+    *("text{", ".head{", ".tick{", ".small{", ".end{", ".middle{", ".grid{", ".sheet{", ".F,", ".S,", ".T,", ".U{"),
+    *(".block", ".letter", ".idle{", ".wait", ".forward{", ".update{", ".backward{", ".target{", ".hidden{"),
+)
 _DASHES = ("", "1.5 3", "7 3", "", "9 3 2 3", "4 2", "2 2 6 2", "12 4")
 # The cosine's colors: at −1, at 0, at +1.
 _HEAT_LIGHT = ("#c2500a", "#eef0f2", "#0d4f9e")
 _HEAT_DARK = ("#f58a3c", "#2a2f37", "#74b2ff")
+
+
+def color(name: str) -> str:
+    """A color of the light palette by its name, for a drawing that stands alone and knows no stylesheet."""
+    return _LIGHT[name]
 
 
 def method_class(method: str, methods: Sequence[str]) -> str:
@@ -71,6 +82,16 @@ def stylesheet() -> Markup:
         f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"
         f"{_RULES}{methods}\n{levels}\n"
     )
+
+
+def drawing_style() -> Markup:
+    """The CSS of a timeline that stands alone: colors written out, since not all that shows SVG knows variables."""
+    rules = [line for line in _RULES.splitlines() if line.startswith(_DRAWN)]
+    light, dark = (
+        "\n".join(re.sub(r"var\(--([\w-]+)\)", lambda found, own=colors: own[found[1]], rule) for rule in rules)
+        for colors in (_LIGHT, _DARK)
+    )
+    return Markup(f"{light}\n@media screen and (prefers-color-scheme:dark){{\n{dark}\n}}\n")
 
 
 _RULES = """\
@@ -120,6 +141,7 @@ gap:4px 22px;margin:10px 0 4px;font-size:.9375rem;padding:0;list-style:none}
 .legend li{display:flex;align-items:center;gap:7px}
 .legend svg{width:34px;flex:none}
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","DejaVu Sans",sans-serif;fill:var(--ink)}
+.sheet{fill:var(--page)}
 .head{font-weight:600;font-size:13px}
 .tick{fill:var(--soft);font-size:11.5px;font-weight:400}
 .small{font-size:10.5px}

@@ -1,4 +1,4 @@
-"""Why ranks wait on a played plan: each stretch of waiting, and the lock that it is due to.
+"""Why ranks wait on a timeline, played or measured: each stretch of waiting, and the lock that it is due to.
 
 A stage that stands still before an action holds up its own next update; the wait falls into that update's step, and is
 named by what it is for, as `synthgrad.core.plan.locks` names locks:
@@ -12,6 +12,7 @@ While stage 0 waits for its gradient, first the forward pass goes on to the loss
 a wait is followed back along what it is due to, and divided where the reason changes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,18 +50,25 @@ class Wait:
     reason: Reason
 
 
-def waits(timeline: Timeline) -> list[Wait]:
+def waits(timeline: Timeline, turned: Mapping[Action, float] | None = None) -> list[Wait]:
     """All waits, rank by rank, each in order of time.
 
     A rank's time before its first action is no wait, nor is what holds up none of a stage's updates any more.
+
+    Args:
+        timeline: what was done when.
+        turned: when the rank had nothing else to do than to wait for the action's start; if not given, when it had done
+            what it did before.
     """
     previous = _previous(timeline)
+    if turned is None:
+        turned = {action: timeline.end[before] for action, before in previous.items() if before is not None}
     step_of_update = _steps_of_updates(timeline)
     found: list[Wait] = []
     for action in sorted(previous, key=lambda action: (timeline.plan.ranks[action.stage], timeline.start[action])):
         before, step = previous[action], step_of_update[action]
-        if before is not None and step is not None and timeline.start[action] > timeline.end[before]:
-            found += _pieces(action, step, timeline, previous)
+        if before is not None and step is not None and timeline.start[action] > turned[action]:
+            found += _pieces(action, step, timeline, previous, turned)
     return found
 
 
@@ -95,35 +103,40 @@ def _steps_of_updates(timeline: Timeline) -> dict[Action, int | None]:
     return steps
 
 
-def _pieces(action: Action, step: int, timeline: Timeline, previous: Mapping[Action, Action | None]) -> list[Wait]:
+def _pieces(
+    action: Action,
+    step: int,
+    timeline: Timeline,
+    previous: Mapping[Action, Action | None],
+    turned: Mapping[Action, float],
+) -> list[Wait]:
     """The wait before the action, followed back from its end to its start."""
-    before = previous[action]
-    assert before is not None
-    free, until = timeline.end[before], timeline.start[action]
+    free, until = turned[action], timeline.start[action]
     cause = _blocker(action, timeline)
     reason = _reason(action.stage, step, cause, timeline.plan) or Reason.TARGET
     pieces: list[Wait] = []
     while cause is not None and until > free:
-        since = max(free, timeline.start[cause])
+        since = min(until, max(free, timeline.start.get(cause, free)))  # not there: of a rank that left no record
         if pieces and pieces[-1].reason is reason:
             pieces[-1] = Wait(action, since, pieces[-1].end, reason)
         elif since < until:
             pieces.append(Wait(action, since, until, reason))
-        until = since
-        own = previous[cause]
-        if own is None or timeline.start[cause] > timeline.end[own]:
+        until, own = since, previous.get(cause)
+        if own is None or timeline.start[cause] > turned[cause]:
             cause = _blocker(cause, timeline)
         else:
             cause = own
         if cause is not None:
             reason = _reason(action.stage, step, cause, timeline.plan) or reason
+    if pieces and until > free:  # whoever came first of all was late itself
+        pieces[-1] = Wait(action, free, pieces[-1].end, pieces[-1].reason)
     return pieces[::-1]
 
 
 def _blocker(action: Action, timeline: Timeline) -> Action | None:
     """Of what the action waits for at other stages, that which ended last."""
     needed = dependencies(action, timeline.plan)
-    return max(needed, key=lambda other: timeline.end[other], default=None)
+    return max(needed, key=lambda other: timeline.end.get(other, math.inf), default=None)
 
 
 def _reason(stage: int, step: int, cause: Action | None, plan: Plan) -> Reason | None:
