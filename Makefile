@@ -95,6 +95,11 @@ results: $(INSTALL) ## measure the committed results anew (two hours), and the t
 	    --methods bp,zero,dni,local,sobolev --seeds 3 --results results/mnist-cnn.jsonl
 	"$(BIN)/synthgrad" compare --data text --data-dir "$(TEXT)" --methods bp,zero,local,local-block --seeds 3 \
 	    --results results/shakespeare.jsonl
+	mkdir -p results/recurrent
+	rm -f results/recurrent/*.jsonl
+	"$(BIN)/synthgrad" recurrent compare --methods bptt,logistic --seeds 3 --results results/recurrent/copy.jsonl
+	"$(BIN)/synthgrad" recurrent compare --task repeat-copy --methods bptt,logistic --seeds 3 \
+	    --results results/recurrent/repeat-copy.jsonl
 	for name in step memory startup signals recurrent trace transport; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
 	"$(BIN)/synthgrad" bench plan --rounds 3 --json results/bench-plan.json
 	"$(BIN)/synthgrad" bench latency --rounds 4 --seeds 0 --json results/bench-latency.json

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from synthgrad.experiments.pages import fill
+from synthgrad.experiments.recurrent.results import read_recurrent_results
 from synthgrad.experiments.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +64,10 @@ def test_committed_results_say_how_they_were_made(path: Path) -> None:
     for result in read_results(path):
         assert result.command.startswith("synthgrad ") and result.versions["torch"] and result.hardware["cpu"]
         assert result.settings and result.failed is None and "/" not in result.command.replace("results/", "")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results/recurrent").glob("*.jsonl")), ids=lambda path: path.name)
+def test_committed_results_in_time_say_so_too(path: Path) -> None:
+    for result in read_recurrent_results(path):
+        assert result.command.startswith("synthgrad ") and result.versions["torch"] and result.hardware["cpu"]
+        assert result.settings and result.failed is None and "/" not in result.command.replace("results/recurrent/", "")
