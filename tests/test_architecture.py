@@ -20,7 +20,7 @@ FLOORS = {
     "models": 1,
     "decoupled": 2,
     "planning": 2,
-    "check": 3,
+    "doctor": 3,
     "testing": 1,
     "training": 3,
     "experiments": 3,

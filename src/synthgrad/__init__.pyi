@@ -1,7 +1,6 @@
 """The public names, and where each is at home. `__init__.py` imports them from here, when they are first used."""
 
 from synthgrad import testing
-from synthgrad.check import Crossing, Finding, Report, StageCost, check
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.agreement import Agreement, Alignment
 from synthgrad.core.batch import Context, Gradient, Keywords, Loss
@@ -67,6 +66,7 @@ from synthgrad.core.synthesizers import (
     zero_head,
 )
 from synthgrad.decoupled import Decoupled, decouple
+from synthgrad.doctor import Crossing, Finding, Report, StageCost, check
 from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine, Outcome
 from synthgrad.engines.trace import trace

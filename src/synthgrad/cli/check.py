@@ -28,7 +28,7 @@ def check(
         at: names of submodules, behind which to cut; apart by spaces or commas.
     """
     model, sample, loss = load(build)
-    from synthgrad.check import check as look  # brings torch, as the model has
+    from synthgrad.doctor import check as look  # brings torch, as the model has
 
     report = look(model, at=[name for given in at for name in given.split(",")], sample=sample, loss=loss)
     Console(highlight=False).print(Text(str(report)), soft_wrap=True)
