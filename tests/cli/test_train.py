@@ -73,7 +73,7 @@ def test_the_last_line_says_what_the_data_is_judged_by(
         return Result("cdni", 0, 4, test_error=0.125, test_loss=1.5, settings=options.training.as_table())
 
     monkeypatch.setattr(train, "_run", trained)
-    training = Training.for_data(data, data_dir=tmp_path)
+    training = Training.suited_to(data, data_dir=tmp_path)
     assert train.train(train.Options("cdni", training, out=tmp_path / "model.safetensors", quiet=True)) == 0
     assert capsys.readouterr().out.splitlines()[0] == said
 

@@ -21,14 +21,14 @@ def test_a_network_is_given_images_as_it_takes_them() -> None:
 def test_on_the_digits_the_seed_is_the_fold_and_elsewhere_the_test_part_is_fixed(small_idx: Path) -> None:
     one, other = load(Training(), 0), load(Training(), 1)
     assert not torch.equal(one.test_y, other.test_y)
-    training = Training.for_data("idx", data_dir=small_idx, valid=40, batch_size=8)
+    training = Training.suited_to("idx", data_dir=small_idx, valid=40, batch_size=8)
     one, other = load(training, 0), load(training, 1)
     assert torch.equal(one.test_x, other.test_x) and torch.equal(one.valid_x, other.valid_x)
     assert one.classes == 3 and one.train_x.shape == (120, 36)
 
 
 def test_data_have_defaults_of_their_own() -> None:
-    mnist = Comparison.for_data("mnist")
+    mnist = Comparison.suited_to("mnist")
     assert (mnist.batch_size, mnist.epochs, mnist.threads, mnist.lr, mnist.layers, mnist.hidden) == (
         256,
         8,
@@ -37,8 +37,8 @@ def test_data_have_defaults_of_their_own() -> None:
         4,
         256,
     )
-    assert Comparison.for_data("digits") == Comparison()
-    assert Comparison.for_data("mnist", epochs=1).epochs == 1
+    assert Comparison.suited_to("digits") == Comparison()
+    assert Comparison.suited_to("mnist", epochs=1).epochs == 1
     assert Comparison.from_table({"data": "mnist", "seeds": 1}, "here").batch_size == 256
 
 
@@ -75,7 +75,7 @@ def test_an_unknown_name_is_a_setting_that_is_wrong() -> None:
 
 def test_a_batch_larger_than_the_training_part_is_refused(small_idx: Path) -> None:
     with pytest.raises(SettingsError, match="batch_size is 256: the training part has 120 examples"):
-        load(Training.for_data("idx", data_dir=small_idx, valid=40), 0)
+        load(Training.suited_to("idx", data_dir=small_idx, valid=40), 0)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "meta", ""])

@@ -102,7 +102,7 @@ def test_a_transformer_is_trained_on_text_by_every_method(method: str, tmp_path:
     file = tmp_path / "a.txt"
     file.write_text("the quick brown fox jumps over the lazy dog, and again. " * 30, encoding="utf-8")
     sizes = {"layers": 2, "hidden": 8, "heads": 2, "context": 8, "batch_size": 4, "steps": 30, "probes": 2}
-    cell = trained(method, Comparison.for_data("text", data_dir=file, **sizes))
+    cell = trained(method, Comparison.suited_to("text", data_dir=file, **sizes))
     result = cell.result()
     assert result.failed is None and result.steps == 30
     assert result.test_loss is not None and result.test_loss < math.log(cell.split.classes)  # better than no idea

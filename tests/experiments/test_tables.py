@@ -126,7 +126,7 @@ def test_the_board_ends_with_nothing_left() -> None:
 
 
 def test_the_board_shows_the_loss_of_text(tmp_path: Path) -> None:
-    board = Board(Comparison.for_data("text", data_dir=tmp_path, methods=("unlock",), seeds=2))
+    board = Board(Comparison.suited_to("text", data_dir=tmp_path, methods=("unlock",), seeds=2))
     labels = {"method": "unlock", "seed": 0}
     board.tell(Started({"steps": 4}), labels)
     for event in (Evaluated(4, "valid", 12.5, 0.25), Evaluated(4, "test", 12.75, 0.75)):

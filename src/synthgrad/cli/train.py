@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from synthgrad.cli.display import INTERRUPTED, Display, Interrupt
+from synthgrad.cli.output import check_writable
 from synthgrad.cli.settings import configured
 from synthgrad.core.events import Event
 from synthgrad.experiments.measures import Measure, measure_of
@@ -72,7 +73,7 @@ def train(options: Options) -> int:
     method_named(options.method)
     if options.seed < 0:
         raise SettingsError(f"seed is {options.seed}: expected 0 or more")
-    _try_write(options.out)
+    check_writable(options.out, "--out")
     settings = {one.name: getattr(options.training, one.name) for one in fields(Training)}
     shown = Comparison(methods=(options.method,), seeds=1, **settings)
     try:
@@ -107,18 +108,6 @@ def _run(options: Options, listeners: tuple[Display, Interrupt]) -> Result:
     if result.failed is None:
         save_plain(cell.net.plain, result, options.out)
     return result
-
-
-def _try_write(path: Path) -> None:
-    """Raise now what saving would after the training; leaves no empty file."""
-    new = not path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written to ({error.strerror}); name another file for --out") from None
-    if new:
-        path.unlink()
 
 
 def _figures(result: Result) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,14 +14,17 @@ from synthgrad.experiments.measures import Measure, measure_of
 __all__ = [
     "BASELINE",
     "Difference",
+    "Judged",
     "Result",
     "ResultsError",
     "Spread",
     "Summary",
+    "by_method",
     "confidence",
     "decode_as",
     "decode_result",
     "encode_result",
+    "judge",
     "read_lines",
     "read_results",
     "summarize",
@@ -30,6 +33,7 @@ __all__ = [
 
 BASELINE = "bp"  # what the others are compared with
 Kind = TypeVar("Kind")
+Cell = TypeVar("Cell", bound=Any)
 Figures = Mapping[str, Mapping[str, float]]  # by cut, then by the figure's name
 
 
@@ -157,30 +161,68 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a method's cells come to.
+class Judged:
+    """What the cells of a method come to, of whatever kind they are.
 
     Attributes:
         method: the method's name.
-        locks: what its updates wait for.
         failed: how many cells failed; they enter no figure below.
         measure: what the cells are judged by.
-        score: the test figure that it names over the seeds, as it is in the results: errors are shares from 0 to 1.
+        score: that figure over the seeds, as it is in the results: errors are shares from 0 to 1.
         difference: of that figure to the baseline with the same seed; None for the baseline, or without it.
         ms_per_step: mean over the seeds of the cells' medians.
         times: how many times as long as the baseline's a step takes, mean over the seeds.
-        agreement: by cut, mean over the seeds.
-        alignment: likewise.
     """
 
     method: str
-    locks: tuple[str, ...]
     failed: int
     measure: Measure
     score: Spread | None
     difference: Difference | None
     ms_per_step: float | None
     times: float | None
+
+
+def judge(
+    cells: Sequence[Any], baseline: Mapping[int, Any], score: Callable[[Any], float | None], measure: Measure
+) -> Judged:
+    """Judge the cells of a method.
+
+    Args:
+        cells: all of one method.
+        baseline: by seed, the cells to compare them with, which may be the same.
+        score: what a cell is judged by; None if it has no such figure.
+        measure: what that figure is.
+    """
+    done = [cell for cell in cells if cell.failed is None]
+    pairs = [(cell, baseline[cell.seed]) for cell in done if cell.seed in baseline]
+    scores = [value for cell in done if (value := score(cell)) is not None]
+    both = [(score(one), score(base)) for one, base in pairs if one is not base]
+    gaps = [ours - its for ours, its in both if ours is not None and its is not None]
+    times = [cell.ms_per_step for cell in done if cell.ms_per_step is not None]
+    ratios = [ours.ms_per_step / its.ms_per_step for ours, its in pairs if ours.ms_per_step and its.ms_per_step]
+    return Judged(
+        cells[0].method,
+        failed=len(cells) - len(done),
+        measure=measure,
+        score=Spread(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores)) if scores else None,
+        difference=confidence(gaps) if gaps else None,
+        ms_per_step=fmean(times) if times else None,
+        times=fmean(ratios) if ratios else None,
+    )
+
+
+@dataclass(frozen=True)
+class Summary(Judged):
+    """What the cells of a method come to, in depth.
+
+    Attributes:
+        locks: what its updates wait for.
+        agreement: by cut, mean over the seeds.
+        alignment: likewise.
+    """
+
+    locks: tuple[str, ...]
     agreement: Figures
     alignment: Figures
 
@@ -193,41 +235,30 @@ def summarize(results: Iterable[Result], measure: Measure | None = None) -> list
         measure: what they are judged by; if not given, what the settings of the first one say.
     """
     cells = list(results)
-    if measure is None:
-        measure = measure_of(cells[0].settings if cells else {})
+    judged_by = measure or measure_of(cells[0].settings if cells else {})
     baseline = {cell.seed: cell for cell in cells if cell.method == BASELINE and cell.failed is None}
-    return [
-        _summary(method, [cell for cell in cells if cell.method == method], baseline, measure)
-        for method in dict.fromkeys(cell.method for cell in cells)
-    ]
 
-
-def _summary(method: str, cells: list[Result], baseline: Mapping[int, Result], measure: Measure) -> Summary:
     def tested(cell: Result) -> float | None:
-        return measure.of(error=cell.test_error, loss=cell.test_loss)
+        return judged_by.of(error=cell.test_error, loss=cell.test_loss)
 
-    done = [cell for cell in cells if cell.failed is None]
-    pairs = [(cell, baseline[cell.seed]) for cell in done if cell.seed in baseline]
-    scores = [score for cell in done if (score := tested(cell)) is not None]
-    times = [cell.ms_per_step for cell in done if cell.ms_per_step is not None]
-    ratios = [ours.ms_per_step / its.ms_per_step for ours, its in pairs if ours.ms_per_step and its.ms_per_step]
-    gaps = [
-        our_score - its_score
-        for ours, its in pairs
-        if (our_score := tested(ours)) is not None and (its_score := tested(its)) is not None
-    ]
-    return Summary(
-        method,
-        cells[0].locks,
-        failed=len(cells) - len(done),
-        measure=measure,
-        score=Spread(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores)) if scores else None,
-        difference=confidence(gaps) if gaps and method != BASELINE else None,
-        ms_per_step=fmean(times) if times else None,
-        times=fmean(ratios) if ratios else None,
-        agreement=_mean_figures([cell.agreement for cell in done]),
-        alignment=_mean_figures([cell.alignment for cell in done]),
-    )
+    def summary(own: list[Result]) -> Summary:
+        done = [cell for cell in own if cell.failed is None]
+        return Summary(
+            **vars(judge(own, baseline, tested, judged_by)),
+            locks=own[0].locks,
+            agreement=_mean_figures([cell.agreement for cell in done]),
+            alignment=_mean_figures([cell.alignment for cell in done]),
+        )
+
+    return [summary(own) for own in by_method(cells)]
+
+
+def by_method(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each method, in the order in which the methods first appear."""
+    methods: dict[str, list[Cell]] = {}
+    for cell in cells:
+        methods.setdefault(cell.method, []).append(cell)
+    return list(methods.values())
 
 
 def _mean_figures(all_figures: list[Figures]) -> dict[str, dict[str, float]]:

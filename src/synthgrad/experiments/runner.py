@@ -35,7 +35,7 @@ from synthgrad.experiments.networks import network_named
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, Training
 
-__all__ = ["TURN", "Cell", "Keep", "PlainLoop", "Tell", "run_comparison", "take_turns", "threads"]
+__all__ = ["TURN", "Cell", "Keep", "PlainLoop", "Tell", "run_comparison", "run_seeds", "take_turns", "threads"]
 
 TURN = 25  # steps that a method does before it is the next one's turn
 EVALUATED = 1000  # examples at once, to bound the memory
@@ -63,21 +63,56 @@ def run_comparison(
     Raises:
         SettingsError, DataError and the like: before anything is trained.
     """
-    results: list[Result] = []
     with threads(comparison.threads):
         data = load(comparison, 0)
-        provenance = dict(provenance or {})
-        if accelerator := accelerator_of(data.train_y.device):
-            provenance["hardware"] = dict(provenance.get("hardware", {})) | accelerator
-        for seed in range(comparison.seeds):
-            if comparison.data_set.folds and seed > 0:
-                data = load(comparison, seed)
-            cells = [Cell(comparison, method_named(name), seed, tell, data) for name in comparison.methods]
-            take_turns([cell.turns() for cell in cells])
-            for cell in cells:
-                results.append(replace(cell.result(), **provenance))
-                if keep is not None:
-                    keep(results[-1])
+
+        def cells(seed: int) -> list[Cell]:
+            own = load(comparison, seed) if comparison.data_set.folds and seed > 0 else data
+            return [Cell(comparison, method_named(name), seed, tell, own) for name in comparison.methods]
+
+        return run_seeds(cells, comparison.seeds, device=data.train_y.device, keep=keep, provenance=provenance)
+
+
+class Running(Protocol):
+    """A cell of any kind: one method with one seed."""
+
+    def turns(self) -> Iterator[None]:
+        """Train, pausing now and then."""
+        ...
+
+    def result(self) -> Any:
+        """What was measured, a dataclass that says where it comes from: `versions`, `hardware`, `command`."""
+        ...
+
+
+def run_seeds(
+    cells: Callable[[int], Sequence[Running]],
+    seeds: int,
+    *,
+    device: torch.device,
+    keep: Callable[[Any], None] | None,
+    provenance: Mapping[str, Any] | None,
+) -> list[Any]:
+    """Train the cells of one seed after those of another, and collect what was measured.
+
+    Args:
+        cells: those of a seed.
+        seeds: how many.
+        device: where they train.
+        keep: called with each cell's result once it has ended.
+        provenance: what else the results say.
+    """
+    results: list[Any] = []
+    said = dict(provenance or {})
+    if accelerator := accelerator_of(device):
+        said["hardware"] = dict(said.get("hardware", {})) | accelerator
+    for seed in range(seeds):
+        running = cells(seed)
+        take_turns([cell.turns() for cell in running])
+        for cell in running:
+            results.append(replace(cell.result(), **said))
+            if keep is not None:
+                keep(results[-1])
     return results
 
 
@@ -310,7 +345,7 @@ class Cell:
         synchronize(labels.device)
         self.seconds.append(time.perf_counter() - start)
         loss = float(outcome.loss)
-        if not _is_finite(loss):  # a plain loop does not look itself
+        if not math.isfinite(loss):  # a plain loop does not look itself
             raise NumericalError(f"the loss is {loss} after step {self.steps + 1}; lower --lr", stage=-1)
         self.steps += 1
         agreement = _gather(self.agreement, outcome.agreement)
@@ -342,7 +377,7 @@ class Cell:
             output = torch.cat([self.net.plain(part) for part in parts])  # (N, classes) or (N, T, classes)
         self.net.plain.train()
         loss = float(_loss(output, labels))
-        if not _is_finite(loss):
+        if not math.isfinite(loss):
             raise NumericalError(f"the loss on the {split} part is {loss} after step {self.steps}", stage=-1)
         error = float((output.argmax(-1) != labels).cpu().double().mean())
         self.evaluated[split] = Evaluated(self.steps, split, loss, error)
@@ -358,10 +393,6 @@ class Cell:
         finally:
             self._random = torch.get_rng_state()
             torch.set_rng_state(before)
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")  # false for NaN, too
 
 
 def _gather(

@@ -1,33 +1,24 @@
 """What a training and a comparison are: settings, read and written without torch."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from synthgrad.experiments.datasets import DataSet, data_set_named
 from synthgrad.experiments.methods import METHODS, method_named
-from synthgrad.experiments.names import SettingsError, nearest
+from synthgrad.experiments.names import SettingsError
 from synthgrad.experiments.networks import NETWORKS, chosen_cuts, network_named
+from synthgrad.experiments.settings import Settings, check_above_zero, check_number, names_in
 
-__all__ = [
-    "Comparison",
-    "SettingsError",
-    "Training",
-    "as_table",
-    "check_number",
-    "read_toml",
-    "settings_in",
-    "values_of",
-]
+__all__ = ["Comparison", "SettingsError", "Training"]
 
 DIGITS = "digits"
 
 
 @dataclass(frozen=True)
-class Training:
-    """What is trained on what, and how. The defaults are for the digits; see `for_data`.
+class Training(Settings):
+    """What is trained on what, and how. The defaults are for the digits; see `suited_to`.
 
     Attributes:
         data: digits, shipped with the package; mnist; idx, any folder in MNIST's layout; cifar10; or text, any file.
@@ -53,6 +44,8 @@ class Training:
         threads: threads of torch.
         device: where to train: cpu, cuda, cuda:1, mps.
     """
+
+    CHOICE: ClassVar[str] = "data"
 
     data: str = DIGITS
     data_dir: Path | None = None
@@ -93,8 +86,7 @@ class Training:
         # BatchNorm has no variance to learn from in a batch of one.
         check_number("batch_size", self.batch_size, at_least=2, at_most=self.data_set.largest_batch)
         for name in ("lr", "synthesizer_lr"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} is {getattr(self, name)}: expected a number above 0, such as 1e-3")
+            check_above_zero(name, getattr(self, name))
         chosen_cuts(self.cuts, self.layers)
 
     @property
@@ -108,38 +100,9 @@ class Training:
         return chosen_cuts(self.cuts, self.layers)
 
     @classmethod
-    def for_data(cls, data: str, **settings: Any) -> Self:
-        """With the defaults that suit a data set.
-
-        Raises:
-            UnknownNameError: there is none of this name.
-            SettingsError: a setting is out of range.
-        """
-        values: dict[str, Any] = {"data": data} | dict(data_set_named(data).defaults) | settings
-        return cls(**values)
-
-    def as_table(self) -> dict[str, Any]:
-        """The settings as simple values, for TOML and JSON; a place for data that is not given is left out."""
-        return as_table(self)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
-        """The inverse of `as_table`; settings that are not given keep the data set's defaults.
-
-        Raises:
-            SettingsError: an unknown setting or a wrong type; `where` says in which file.
-        """
-        values = values_of(cls, table, where)
-        return cls.for_data(values.pop("data", DIGITS), **values)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the settings out of a run's `run.toml`, or of a file with nothing but a table `[comparison]`.
-
-        Raises:
-            SettingsError: no such file, not TOML, or not a comparison's settings.
-        """
-        return cls.from_table(settings_in(path), str(path))
+    def defaults_for(cls, choice: str) -> Mapping[str, Any]:
+        """The defaults that suit a data set. Raises `UnknownNameError` if there is none of this name."""
+        return data_set_named(choice).defaults
 
 
 @dataclass(frozen=True)
@@ -158,67 +121,8 @@ class Comparison(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = tuple(name for given in self.methods for name in given.replace(",", " ").split())
+        names = names_in(self.methods, METHODS)
         for name in names:
             method_named(name)
-        if not names:
-            raise SettingsError(f"methods: got none, expected at least one of {', '.join(METHODS)}")
         object.__setattr__(self, "methods", tuple(dict.fromkeys(names)))
         check_number("seeds", self.seeds, at_least=1)
-
-
-def as_table(settings: Any) -> dict[str, Any]:
-    """A dataclass of settings as simple values; a place for data that is not given is left out."""
-    table = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-    place = table.pop("data_dir")
-    return table if place is None else table | {"data_dir": str(place)}
-
-
-def values_of(kind: Any, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The inverse of `as_table`, as arguments of the dataclass `kind`.
-
-    Raises:
-        SettingsError: an unknown setting or a wrong type; `where` says in which file.
-    """
-    known: dict[str, Any] = {one.name: type(one.default) for one in fields(kind)} | {"data_dir": str}
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if name not in known:
-            raise SettingsError(f"{where}: setting {name!r} is unknown{nearest(name, known)}")
-        expected = known[name]
-        if expected is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
-            value = tuple(value)
-        if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
-            what = "list of names" if expected is tuple else expected.__name__
-            raise SettingsError(f"{where}: {name} is {value!r}, expected {what}")
-        values[name] = value
-    if "data_dir" in values:
-        values["data_dir"] = Path(values["data_dir"])
-    return values
-
-
-def settings_in(path: Path) -> dict[str, Any]:
-    """The table `[comparison]` of a file. Raises `SettingsError` if there is none."""
-    table = read_toml(path).get("comparison")
-    if not isinstance(table, dict):
-        raise SettingsError(f"{path}: has no table [comparison]; give the run.toml of an earlier run")
-    return table
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Raises `SettingsError` if it cannot be."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the run.toml of an earlier run") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not TOML: {error}") from None
-
-
-def check_number(name: str, value: int, *, at_least: int, at_most: int | None = None) -> None:
-    """Raise `SettingsError` if a number is out of range."""
-    if value < at_least or (at_most is not None and value > at_most):
-        most = f" and at most {at_most}" if at_most is not None else ""
-        raise SettingsError(f"{name} is {value}: expected a whole number of at least {at_least}{most}")

@@ -19,7 +19,7 @@ def comparison_of(task: str, folder: Path, **settings: Any) -> RecurrentComparis
     if task == "text":
         (folder / "some.txt").write_text("to be or not to be, " * 8, encoding="utf-8")
         settings["data_dir"] = folder
-    return RecurrentComparison.for_task(task, **TINY | {"ahead": AHEAD} | settings)
+    return RecurrentComparison.suited_to(task, **TINY | {"ahead": AHEAD} | settings)
 
 
 def stream(task: str, folder: Path) -> Stream:

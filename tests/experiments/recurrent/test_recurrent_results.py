@@ -90,7 +90,7 @@ def test_the_board_shows_what_is_solved_and_what_was() -> None:
 
 
 def test_the_board_shows_bits_of_text(tmp_path: Path) -> None:
-    board = RecurrentBoard(RecurrentComparison.for_task("text", data_dir=tmp_path, methods=("bptt",), seeds=1))
+    board = RecurrentBoard(RecurrentComparison.suited_to("text", data_dir=tmp_path, methods=("bptt",), seeds=1))
     labels = {"method": "bptt-5", "seed": 0}
     for event in (
         Started({"steps": 3}),

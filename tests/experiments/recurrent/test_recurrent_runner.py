@@ -52,7 +52,7 @@ def text_of(folder: Path, count: int = 40) -> Path:
 def test_without_a_synthetic_gradient_it_is_the_plain_loop_bit_for_bit(tmp_path: Path, task: str, core: str) -> None:
     place = {"data_dir": text_of(tmp_path)} if task == "text" else {}
     # A scale of zero lets the synthesizer run, and nothing of what it says into the net.
-    comparison = RecurrentComparison.for_task(
+    comparison = RecurrentComparison.suited_to(
         task, **TINY | place | {"scale": 0.0, "core": core, "steps": 60, "unroll": 3}
     )
     ours, plain = (train(cell(method, comparison)) for method in ("dni", "bptt"))
@@ -91,7 +91,7 @@ def test_a_task_within_its_window_is_solved() -> None:
 
 
 def test_text_is_judged_by_the_bits_of_the_whole_test_part(tmp_path: Path) -> None:
-    comparison = RecurrentComparison.for_task("text", **TINY, data_dir=text_of(tmp_path), methods=("dni",), unroll=3)
+    comparison = RecurrentComparison.suited_to("text", **TINY, data_dir=text_of(tmp_path), methods=("dni",), unroll=3)
     one = train(cell("dni", comparison))
     text = load(comparison)
     assert text is not None and one.result().test_bits == one.result().score
@@ -105,7 +105,7 @@ def test_text_is_judged_by_the_bits_of_the_whole_test_part(tmp_path: Path) -> No
 
 
 def test_a_text_is_read_in_order_and_begun_anew(tmp_path: Path) -> None:
-    comparison = RecurrentComparison.for_task("text", **TINY, data_dir=text_of(tmp_path), unroll=50)
+    comparison = RecurrentComparison.suited_to("text", **TINY, data_dir=text_of(tmp_path), unroll=50)
     text = load(comparison)
     assert text is not None
     stream = stream_of(comparison.method("bptt").training, 0, text, CPU)
@@ -135,7 +135,7 @@ def test_a_cell_that_fails_is_a_result_and_leaves_the_others_alone() -> None:
 
 
 def test_a_window_longer_than_the_text(tmp_path: Path) -> None:
-    comparison = RecurrentComparison.for_task(
+    comparison = RecurrentComparison.suited_to(
         "text", **TINY, data_dir=text_of(tmp_path, 9), unroll=90, methods=("bptt",)
     )
     with pytest.raises(

@@ -13,7 +13,7 @@ from synthgrad.experiments.recurrent.tasks import TASKS
 def test_settings_are_the_same_when_read_back(tmp_path: Path) -> None:
     for task in TASKS:
         place = {"data_dir": tmp_path} if TASKS[task].folder == "needed" else {}
-        given = RecurrentComparison.for_task(task, seeds=2, methods=("dni-8:lr=3e-4", "bptt"), **place)
+        given = RecurrentComparison.suited_to(task, seeds=2, methods=("dni-8:lr=3e-4", "bptt"), **place)
         assert RecurrentComparison.from_table(given.as_table(), "here") == given
 
 
@@ -28,7 +28,7 @@ def test_a_method_has_its_window_and_its_own_settings() -> None:
 
 @pytest.mark.parametrize(("unroll", "updates"), [(5, 2000), (8, 1250)])
 def test_characters_are_the_same_for_all_windows(tmp_path: Path, unroll: int, updates: int) -> None:
-    comparison = RecurrentComparison.for_task("text", data_dir=tmp_path, batch=10, characters=100_000)
+    comparison = RecurrentComparison.suited_to("text", data_dir=tmp_path, batch=10, characters=100_000)
     training = comparison.method(f"bptt-{unroll}").training
     assert training.updates == updates and training.updates * unroll * 10 == 100_000
 

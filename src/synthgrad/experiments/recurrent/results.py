@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from synthgrad.experiments.measures import Measure
 from synthgrad.experiments.recurrent.tasks import TASKS
-from synthgrad.experiments.results import Difference, Spread, confidence, decode_as, read_lines
+from synthgrad.experiments.results import Judged, by_method, decode_as, judge, read_lines
 
 __all__ = [
     "BASELINE",
@@ -87,68 +86,40 @@ def read_recurrent_results(path: Path) -> list[RecurrentResult]:
 
 
 @dataclass(frozen=True)
-class RecurrentSummary:
-    """What a method's cells come to.
+class RecurrentSummary(Judged):
+    """What the cells of a method come to, in time; the baseline is truncated back-propagation at the same T.
 
     Attributes:
-        method: the method's name.
         unroll: T.
         steps: of a cell.
-        failed: how many cells failed; they enter no figure below.
-        measure: what the cells are judged by.
-        score: over the seeds.
-        difference: of the score to that of truncated back-propagation at the same T, with the same seed; None where
-            there is none, and for it itself.
-        ratio: of the mean scores, likewise; None for text.
-        ms_per_step: mean over the seeds of the cells' medians.
-        times: how many times as long as the baseline's a step takes, mean over the seeds.
+        ratio: of the mean score to the baseline's; None for text.
         agreement: cosine at the cut, mean over the seeds.
     """
 
-    method: str
     unroll: int
     steps: int
-    failed: int
-    measure: Measure
-    score: Spread | None
-    difference: Difference | None
     ratio: float | None
-    ms_per_step: float | None
-    times: float | None
     agreement: float | None
 
 
 def recurrent_summaries(results: Iterable[RecurrentResult]) -> list[RecurrentSummary]:
     """What the cells come to, method by method, in the order in which the methods first appear."""
     cells = list(results)
-    return [
-        _summary([cell for cell in cells if cell.method == method], cells)
-        for method in dict.fromkeys(cell.method for cell in cells)
-    ]
+    return [_summary(own, cells) for own in by_method(cells)]
 
 
 def _summary(cells: list[RecurrentResult], everyone: list[RecurrentResult]) -> RecurrentSummary:
-    first = cells[0]
-    base = _baseline(first, everyone)
+    task = TASKS[cells[0].task]
+    base = _baseline(cells[0], everyone)
+    judged = judge(cells, base, lambda cell: cell.score, task.measure)
     done = [cell for cell in cells if cell.failed is None]
-    scores = [cell.score for cell in done if cell.score is not None]
-    pairs = [(cell, base[cell.seed]) for cell in done if cell.seed in base]
-    gaps = [ours.score - its.score for ours, its in pairs if ours.score is not None and its.score is not None]
-    levels = [its.score for _, its in pairs if its.score is not None]
-    ratios = [ours.ms_per_step / its.ms_per_step for ours, its in pairs if ours.ms_per_step and its.ms_per_step]
-    times = [cell.ms_per_step for cell in done if cell.ms_per_step is not None]
+    levels = [base[cell.seed].score or 0.0 for cell in done if cell.seed in base]
     cosines = [cell.agreement["cosine"] for cell in done if "cosine" in cell.agreement]
     return RecurrentSummary(
-        first.method,
-        first.unroll,
-        max(cell.steps for cell in cells),
-        failed=len(cells) - len(done),
-        measure=TASKS[first.task].measure,
-        score=Spread(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores)) if scores else None,
-        difference=confidence(gaps) if gaps else None,
-        ratio=fmean(scores) / fmean(levels) if scores and any(levels) and not TASKS[first.task].text else None,
-        ms_per_step=fmean(times) if times else None,
-        times=fmean(ratios) if ratios else None,
+        **vars(judged),
+        unroll=cells[0].unroll,
+        steps=max(cell.steps for cell in cells),
+        ratio=judged.score.mean / fmean(levels) if judged.score and any(levels) and not task.text else None,
         agreement=fmean(cosines) if cosines else None,
     )
 

@@ -5,9 +5,9 @@ The methods of a seed take turns, as in `synthgrad.experiments.runner`.
 Shapes: `B` lanes, `T` steps of a window.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple, Protocol
@@ -21,12 +21,12 @@ from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Solved, Started, StepDone
 from synthgrad.core.synthesizers import Averaged, CriticSynthesizer, MLPSynthesizer, Replay, Synthesizer, mlp_head
 from synthgrad.data import Characters
-from synthgrad.experiments.material import accelerator_of, device_named, synchronize
+from synthgrad.experiments.material import device_named, synchronize
 from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import Method, RecurrentComparison
 from synthgrad.experiments.recurrent.streams import Copies, Stream, Text, Window, load, stream_of
 from synthgrad.experiments.recurrent.tasks import in_bits
-from synthgrad.experiments.runner import TURN, Tell, take_turns, threads
+from synthgrad.experiments.runner import TURN, Tell, run_seeds, threads
 from synthgrad.models import Recurrent
 from synthgrad.recurrent import TruncatedBPTT
 
@@ -54,22 +54,15 @@ def run_recurrent_comparison(
     Raises:
         SettingsError, DataError and the like: before anything is trained.
     """
-    results: list[RecurrentResult] = []
     methods = [comparison.method(name) for name in comparison.methods]
     with threads(comparison.threads):
         device = device_named(comparison.device)
         text = load(comparison)
-        provenance = dict(provenance or {})
-        if accelerator := accelerator_of(device):
-            provenance["hardware"] = dict(provenance.get("hardware", {})) | accelerator
-        for seed in range(comparison.seeds):
-            cells = [RecurrentCell(method, seed, tell, text, device) for method in methods]
-            take_turns([cell.turns() for cell in cells])
-            for cell in cells:
-                results.append(replace(cell.result(), **provenance))
-                if keep is not None:
-                    keep(results[-1])
-    return results
+
+        def cells(seed: int) -> list[RecurrentCell]:
+            return [RecurrentCell(method, seed, tell, text, device) for method in methods]
+
+        return run_seeds(cells, comparison.seeds, device=device, keep=keep, provenance=provenance)
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
@@ -245,7 +238,7 @@ class RecurrentCell:
         synchronize(self.device)
         self.seconds.append(time.perf_counter() - start)
         nats, terms = self.stream.cost()
-        if not _is_finite(nats):  # a plain loop does not look itself
+        if not math.isfinite(nats):  # a plain loop does not look itself
             raise NumericalError(f"the loss is {nats} after step {self.steps + 1}; lower --lr", stage=-1)
         self.steps += 1
         self._nats, self._terms = self._nats + nats, self._terms + terms
@@ -275,11 +268,7 @@ class RecurrentCell:
         self.model.eval()
         nats, error = self.stream.evaluate(self.model, tokens[:most])
         self.model.train()
-        if not _is_finite(nats):
+        if not math.isfinite(nats):
             raise NumericalError(f"the loss on the {part} part is {nats} after step {self.steps}", stage=-1)
         self.bits[part] = in_bits(nats)
         self.tell(Evaluated(self.steps, part, nats, error))
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")  # false for NaN, too

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from synthgrad.experiments.names import SettingsError, nearest
 from synthgrad.experiments.recurrent.methods import KINDS, Kind, parse_method
 from synthgrad.experiments.recurrent.tasks import Task, task_named
-from synthgrad.experiments.spec import as_table, check_number, values_of
+from synthgrad.experiments.settings import Settings, check_above_zero, check_number, names_in
 
 __all__ = ["Method", "RecurrentComparison", "RecurrentTraining"]
 
@@ -17,8 +17,8 @@ OWN = frozenset({"lr", "synthesizer_lr", "hidden", "scale", "replay", "memory", 
 
 
 @dataclass(frozen=True)
-class RecurrentTraining:
-    """What is trained on what, and how. The defaults are for Copy; see `for_task`.
+class RecurrentTraining(Settings):
+    """What is trained on what, and how. The defaults are for Copy; see `suited_to`.
 
     Attributes:
         task: copy, repeat-copy, text (any file) or ptb (Penn Treebank by characters).
@@ -46,6 +46,8 @@ class RecurrentTraining:
         threads: threads of torch.
         device: where to train: cpu, cuda, cuda:1, mps.
     """
+
+    CHOICE: ClassVar[str] = "task"
 
     task: str = COPY
     data_dir: Path | None = None
@@ -82,8 +84,7 @@ class RecurrentTraining:
         for name in ("characters", "replay"):
             check_number(name, getattr(self, name), at_least=0)
         for name in ("lr", "synthesizer_lr", "limit", "value"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} is {getattr(self, name)}: expected a number above 0, such as 1e-3")
+            check_above_zero(name, getattr(self, name))
         if not 0.0 <= self.scale < float("inf"):
             raise SettingsError(f"scale is {self.scale}: expected 0 or more; 1 is no discount, the paper has 0.1")
         if not 0.0 <= self.average < 1.0:
@@ -100,29 +101,9 @@ class RecurrentTraining:
         return max(1, self.characters // (self.batch * self.unroll)) if self.characters else self.steps
 
     @classmethod
-    def for_task(cls, task: str, **settings: Any) -> Self:
-        """With the defaults that suit a task.
-
-        Raises:
-            UnknownNameError: there is none of this name.
-            SettingsError: a setting is out of range.
-        """
-        values: dict[str, Any] = {"task": task} | dict(task_named(task).defaults) | settings
-        return cls(**values)
-
-    def as_table(self) -> dict[str, Any]:
-        """The settings as simple values, for TOML and JSON; a place for data that is not given is left out."""
-        return as_table(self)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
-        """The inverse of `as_table`; settings that are not given keep the task's defaults.
-
-        Raises:
-            SettingsError: an unknown setting or a wrong type; `where` says in which file.
-        """
-        values = values_of(cls, table, where)
-        return cls.for_task(values.pop("task", COPY), **values)
+    def defaults_for(cls, choice: str) -> Mapping[str, Any]:
+        """The defaults that suit a task. Raises `UnknownNameError` if there is none of this name."""
+        return task_named(choice).defaults
 
 
 @dataclass(frozen=True)
@@ -156,10 +137,8 @@ class RecurrentComparison(RecurrentTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for names in self.methods for name in names.replace(",", " ").split()]
-        if not given:
-            raise SettingsError(f"methods: got none, expected at least one of {', '.join(KINDS)}")
-        object.__setattr__(self, "methods", tuple(dict.fromkeys(self.method(name).name for name in given)))
+        named = (self.method(name).name for name in names_in(self.methods, KINDS))
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(named)))
         check_number("seeds", self.seeds, at_least=1)
 
     def method(self, text: str) -> Method:

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from synthgrad.experiments.report.page import assemble
+from synthgrad.experiments.report.record import ReportError, described, settings_of
 from synthgrad.experiments.report.recurrent_page import assemble_recurrent
 from synthgrad.experiments.report.recurrent_run import read_recurrent_run
-from synthgrad.experiments.report.run import ReportError, read_run
-from synthgrad.experiments.spec import read_toml
+from synthgrad.experiments.report.run import read_run
 
 __all__ = ["ReportError", "write_report"]
 
@@ -37,11 +37,6 @@ def write_report(folder: Path) -> Path:
 
 def _page(folder: Path) -> str:
     """The page that suits what was compared: in time, where the settings name a task; else in depth."""
-    for file in ("run.toml", "events.jsonl"):
-        if not (folder / file).is_file():
-            raise ReportError(f"{folder}: has no {file}; expected the folder of a run, such as runs/digits")
-    description = read_toml(folder / "run.toml")
-    settings = description.get("comparison")
-    if isinstance(settings, dict) and "task" in settings:
-        return assemble_recurrent(read_recurrent_run(folder, description))
+    if "task" in settings_of(described(folder)):
+        return assemble_recurrent(read_recurrent_run(folder))
     return assemble(read_run(folder))
