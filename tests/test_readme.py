@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.experiments.pages import fill
+from synthgrad.experiments.pages import draw, fill
 from synthgrad.experiments.recurrent.results import read_recurrent_results
 from synthgrad.experiments.results import read_results
 
@@ -43,6 +43,15 @@ def test_its_files_exist() -> None:
 def test_its_tables_are_made_from_the_committed_results() -> None:
     assert "<!-- table:" in README
     assert fill(README, ROOT) == README, "run: make results, or python -m synthgrad.experiments.pages README.md"
+
+
+def test_its_pictures_are_drawn_from_the_committed_results() -> None:
+    pictures = draw(README, ROOT)
+    assert pictures
+    for file, picture in pictures.items():
+        assert file.read_text(encoding="utf-8") == picture, (
+            f"run: python -m synthgrad.experiments.pages README.md ({file})"
+        )
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)

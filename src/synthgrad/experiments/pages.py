@@ -1,4 +1,4 @@
-"""Fills the tables of a page from the committed results, so that no number in it is written by hand.
+"""Fills the tables of a page from the committed results, and draws its pictures: no number in it is written by hand.
 
     python -m synthgrad.experiments.pages README.md
 
@@ -10,7 +10,12 @@ A table stands between two comments, and is made anew from the file that the fir
     <!-- end -->
 
 Of a benchmark, `results/bench-step.json#ratios` shows the ratios alone. Results in a folder called `recurrent` are
-those of a comparison in time.
+those of a comparison in time; in one called `reproduce`, of the paper's table that the file's name tells.
+
+A picture of what the methods of a comparison reached stands behind such a comment, and is drawn into the file it names:
+
+    <!-- picture: results/digits.jsonl -->
+    ![Test error of each method](docs/pictures/digits.svg)
 
 Several files, of which the first is the count of `synthgrad bench signals`, make one table of all learning signals.
 """
@@ -24,16 +29,23 @@ from typing import Any
 
 from synthgrad.experiments.recurrent.results import RecurrentResult, read_recurrent_results, recurrent_summaries
 from synthgrad.experiments.recurrent.tables import recurrent_markdown
-from synthgrad.experiments.results import Result, ResultsError, read_results, summarize
+from synthgrad.experiments.report.scores import scores_picture
+from synthgrad.experiments.results import Result, ResultsError, read_lines, read_results, summarize
 from synthgrad.experiments.signals import signals_markdown
+from synthgrad.experiments.suites.catalog import suite_of
+from synthgrad.experiments.suites.store import decode_any
+from synthgrad.experiments.suites.suite import Table
+from synthgrad.experiments.suites.tables import suite_markdown
 from synthgrad.experiments.tables import summary_markdown
 
-__all__ = ["fill", "main"]
+__all__ = ["draw", "fill", "main"]
 
 RATIOS = "ratios"
 RECURRENT = "recurrent"  # the folder of results of comparisons in time
+REPRODUCE = "reproduce"  # of the paper's tables
 
 _TABLE = re.compile(r"(<!-- table: (?P<files>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PICTURE = re.compile(r"<!-- picture: (?P<results>[^>]+?) -->\n!\[[^\]]*\]\((?P<file>[^)]+)\)")
 
 
 def fill(text: str, folder: Path) -> str:
@@ -49,6 +61,22 @@ def fill(text: str, folder: Path) -> str:
     return _TABLE.sub(
         lambda match: match[1] + _table([folder / file for file in match["files"].split()]) + match[3], text
     )
+
+
+def draw(text: str, folder: Path) -> dict[Path, str]:
+    """The pictures of the page, by the files in which they stand.
+
+    Args:
+        text: the page, in Markdown.
+        folder: where the page stands; the files that it names are found from there.
+
+    Raises:
+        ResultsError: a file of results that is missing or broken.
+    """
+    return {
+        folder / match["file"]: scores_picture(read_results(folder / match["results"])) + "\n"
+        for match in _PICTURE.finditer(text)
+    }
 
 
 def _table(paths: list[Path]) -> str:
@@ -93,6 +121,9 @@ def _number(value: float | None) -> str:
 
 
 def _comparison(path: Path) -> str:
+    if path.parent.name == REPRODUCE:
+        table = Table.of(suite_of(path.stem), read_lines(path, decode_any))
+        return f"{suite_markdown(table)}\n{_origin(table.results)}\n"
     if path.parent.name == RECURRENT:
         cells = read_recurrent_results(path)
         return f"{recurrent_markdown(recurrent_summaries(cells))}\n{_origin(cells)}\n"
@@ -111,10 +142,14 @@ def _origin(results: Sequence[Result | RecurrentResult]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Fill each page that is named, in place."""
+    """Fill each page that is named, in place, and draw its pictures."""
     for argument in arguments:
         page = Path(argument)
-        page.write_text(fill(page.read_text(encoding="utf-8"), page.parent), encoding="utf-8")
+        text = fill(page.read_text(encoding="utf-8"), page.parent)
+        page.write_text(text, encoding="utf-8")
+        for file, picture in draw(text, page.parent).items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(picture, encoding="utf-8")
     return 0
 
 

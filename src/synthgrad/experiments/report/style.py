@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from synthgrad.experiments.report.drawing import Markup
 from synthgrad.experiments.results import BASELINE
 
-__all__ = ["LEVELS", "PATTERNS", "color", "drawing_style", "heat_class", "method_class", "stylesheet"]
+__all__ = ["LEVELS", "PATTERNS", "color", "drawing_style", "heat_class", "method_class", "scores_style", "stylesheet"]
 
 LEVELS = 10  # steps of the cosine's color scale, on either side of zero
 
@@ -36,6 +36,7 @@ _DRAWN = (
     *("text{", ".head{", ".tick{", ".small{", ".end{", ".middle{", ".grid{", ".sheet{", ".F,", ".S,", ".T,", ".U{"),
     *(".block", ".letter", ".idle{", ".wait", ".forward{", ".update{", ".backward{", ".target{", ".hidden{"),
 )
+_SCORED = ("text{", ".tick{", ".end{", ".middle{", ".name{", ".grid{", ".sheet{", ".dot{", ".seed{", ".leader{")
 _DASHES = ("", "1.5 3", "7 3", "", "9 3 2 3", "4 2", "2 2 6 2", "12 4")
 # The cosine's colors: at −1, at 0, at +1.
 _HEAT_LIGHT = ("#c2500a", "#eef0f2", "#0d4f9e")
@@ -85,8 +86,18 @@ def stylesheet() -> Markup:
 
 
 def drawing_style() -> Markup:
-    """The CSS of a timeline that stands alone: colors written out, since not all that shows SVG knows variables."""
-    rules = [line for line in _RULES.splitlines() if line.startswith(_DRAWN)]
+    """The CSS of a timeline that stands alone."""
+    return _alone(_DRAWN)
+
+
+def scores_style() -> Markup:
+    """The CSS of a picture of scores that stands alone."""
+    return _alone(_SCORED, [f".m{index}{{color:var(--m{index})}}" for index in (0, 3)])
+
+
+def _alone(starts: tuple[str, ...], more: Sequence[str] = ()) -> Markup:
+    """The rules that begin so; colors written out, since not all that shows SVG knows variables."""
+    rules = [line for line in _RULES.splitlines() if line.startswith(starts)] + list(more)
     light, dark = (
         "\n".join(re.sub(r"var\(--([\w-]+)\)", lambda found, own=colors: own[found[1]], rule) for rule in rules)
         for colors in (_LIGHT, _DARK)
@@ -154,6 +165,7 @@ text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","DejaV
 .curve.m0{stroke-width:2.4}
 .band{fill:currentColor;opacity:.15}
 .dot{fill:currentColor}
+.seed{stroke:var(--page)}
 .leader{stroke:var(--axis);stroke-dasharray:1 3}
 .cross{fill:none;stroke:currentColor;stroke-width:2.4}
 .absent{fill:none;stroke:var(--grid)}
