@@ -1,14 +1,11 @@
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
 
-from synthgrad.core.events import Evaluated, Failed, Finished, Probed, Started, StepDone
 from synthgrad.experiments.measures import LOSS
 from synthgrad.experiments.results import Result, summarize
-from synthgrad.experiments.spec import Comparison
-from synthgrad.experiments.tables import Board, cuts_table, legend, summary_markdown, summary_rows, summary_table
+from synthgrad.experiments.tables import cuts_table, legend, summary_markdown, summary_rows, summary_table
 
 ALIGNED = {"cosine": -0.12, "norm_ratio": 12.3, "parameter_cosine": -0.34, "parameter_norm_ratio": 18.3}
 LOCKS = {"bp": ("forward", "update", "backward"), "unlock": ()}
@@ -90,60 +87,3 @@ def test_the_legend_explains_the_methods_in_the_table() -> None:
 @pytest.mark.parametrize(("data", "name"), [("digits", "error"), ("text", "loss")])
 def test_the_legend_says_what_was_tested(data: str, name: str) -> None:
     assert f"\nTest {name}: of the plain model, mean ±" in legend(summarize(cells(data)))
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_the_board_tells_how_long_it_will_take() -> None:
-    clock = Clock()
-    board = Board(Comparison(methods=("bp", "cdni"), seeds=2), clock=clock)
-    assert board.seconds_left() is None
-    assert "starting" in drawn(board, 80)
-    for method, seconds in (("bp", 1.0), ("cdni", 3.0)):
-        board.tell(Started({"steps": 10}), {"method": method, "seed": 0})
-        for step in range(1, 6):
-            clock.now += seconds
-            board.tell(StepDone(step, 0.5, {}), {"method": method, "seed": 0})
-    # Each has 5 steps to do with this seed and 10 with the next, at 1 and at 3 seconds.
-    assert board.seconds_left() == pytest.approx(15 * 1.0 + 15 * 3.0)
-    assert "seed 1 of 2 · 20 s gone · about 60 s left" in drawn(board, 80)
-
-
-def test_the_board_ends_with_nothing_left() -> None:
-    clock = Clock()
-    board = Board(Comparison(methods=("bp",), seeds=1), clock=clock)
-    board.tell(Started({"steps": 1}), {"method": "bp", "seed": 0})
-    clock.now += 1
-    for event in (StepDone(1, 0.5, {}), Evaluated(1, "test", 0.1, 0.25), Finished(1, 1.0)):
-        board.tell(event, {"method": "bp", "seed": 0})
-    assert board.seconds_left() == 0.0
-    assert "25.00" in drawn(board, 80)
-
-
-def test_the_board_shows_the_loss_of_text(tmp_path: Path) -> None:
-    board = Board(Comparison.suited_to("text", data_dir=tmp_path, methods=("unlock",), seeds=2))
-    labels = {"method": "unlock", "seed": 0}
-    board.tell(Started({"steps": 4}), labels)
-    for event in (Evaluated(4, "valid", 12.5, 0.25), Evaluated(4, "test", 12.75, 0.75)):
-        board.tell(event, labels)
-    text = drawn(board, 80)
-    assert "12.500" in text and "12.750" in text and "(nats)" in text
-    assert "error" not in text and "25.00" not in text and "…" not in text
-
-
-def test_the_board_shows_figures_and_failures() -> None:
-    board = Board(Comparison(methods=("cdni",), seeds=2))
-    labels = {"method": "cdni", "seed": 0}
-    board.tell(Started({"steps": 4}), labels)
-    board.tell(StepDone(1, 0.5, {"layer1": {"cosine": 0.25}, "layer2": {"cosine": 0.75}}), labels)
-    board.tell(Probed(1, {"layer1": ALIGNED}), labels)
-    text = drawn(board, 80)
-    assert "0.500" in text and "0.50" in text and "-0.34" in text and "…" not in text
-    board.tell(Failed(1, "loss is not finite"), labels)
-    assert "failed" in drawn(board, 80)
-    assert board.seconds_left() is not None

@@ -36,12 +36,12 @@ class Measure:
         return f"{self.name} %" if self.unit == "%" else f"{self.name} ({self.unit})"
 
     def of(self, *, error: T, loss: T) -> T:
-        """Of the two the one that counts.
+        """Of the two the one that counts: the loss, in whatever unit, for all but the error.
 
         >>> LOSS.of(error=0.25, loss=1.5)
         1.5
         """
-        return loss if self.name == "loss" else error
+        return error if self.name == "error" else loss
 
     def value(self, value: float) -> str:
         """A figure as text, without the unit.

@@ -5,9 +5,9 @@ Figures come from a count (`synthgrad bench signals`) and from comparisons (`syn
 
 from collections.abc import Mapping, Sequence
 
+from synthgrad.experiments.columns import NOTHING, markdown, mean_of
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.results import Summary
-from synthgrad.experiments.tables import NOTHING, markdown, mean_of
 
 __all__ = ["signals_markdown"]
 

@@ -4,10 +4,8 @@ from statistics import fmean
 import pytest
 from rich.console import Console
 
-from synthgrad.core.events import Evaluated, Finished, Solved, Started, StepDone
 from synthgrad.experiments.recurrent.results import RecurrentResult, read_recurrent_results, recurrent_summaries
-from synthgrad.experiments.recurrent.spec import RecurrentComparison
-from synthgrad.experiments.recurrent.tables import RecurrentBoard, recurrent_markdown, recurrent_table
+from synthgrad.experiments.recurrent.tables import recurrent_markdown, recurrent_table
 from synthgrad.experiments.results import ResultsError, encode_result
 
 
@@ -71,31 +69,3 @@ def test_the_table_fits_into_80_columns() -> None:
     text = drawn(recurrent_table(recurrent_summaries(CELLS)))
     assert "18.5 ± 0.7" in text and "2.06" in text and "1.5 (1.5×)" in text and "(1 failed)" in text
     assert max(map(len, text.splitlines())) <= 80
-
-
-def test_the_board_shows_what_is_solved_and_what_was() -> None:
-    now = [0.0]
-    board = RecurrentBoard(RecurrentComparison(methods=("bptt-4", "dni-8"), seeds=2), clock=lambda: now[0])
-    for method, steps in (("bptt-4", 10), ("dni-8", 5)):  # 1 second and 2 seconds a step
-        board.tell(Started({"steps": steps}), {"method": method, "seed": 0})
-        now[0] += 10.0
-        board.tell(StepDone(steps, 0.6931, {"window": {"cosine": 0.25}}), {"method": method, "seed": 0})
-        board.tell(Solved(steps, 7), {"method": method, "seed": 0})
-        board.tell(Finished(steps, 10.0), {"method": method, "seed": 0})
-    assert "20 s gone · about 20 s left" in board.headline()
-    assert "1.000" in drawn(board) and "0.25" in drawn(board) and " 7 " in drawn(board)
-    board.tell(Started({"steps": 10}), {"method": "bptt-4", "seed": 1})
-    row = next(line for line in drawn(board).splitlines() if line.strip().startswith("bptt-4"))
-    assert row.split()[-3:] == ["0", "0.25", "7"]
-
-
-def test_the_board_shows_bits_of_text(tmp_path: Path) -> None:
-    board = RecurrentBoard(RecurrentComparison.suited_to("text", data_dir=tmp_path, methods=("bptt",), seeds=1))
-    labels = {"method": "bptt-5", "seed": 0}
-    for event in (
-        Started({"steps": 3}),
-        Evaluated(3, "valid", 2 * 0.6931472, 0.5),
-        Evaluated(3, "test", 0.6931472, 0.5),
-    ):
-        board.tell(event, labels)
-    assert "2.000" in drawn(board) and "1.000" in drawn(board)

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+import synthgrad as sg
 from synthgrad.core.events import Event, Failed, Finished, Solved, StepDone
 from synthgrad.experiments.names import SettingsError
-from synthgrad.experiments.recurrent.results import RecurrentResult
+from synthgrad.experiments.recurrent.results import RecurrentResult, decode_recurrent
 from synthgrad.experiments.recurrent.runner import RecurrentCell, run_recurrent_comparison
 from synthgrad.experiments.recurrent.spec import RecurrentComparison
-from synthgrad.experiments.recurrent.streams import load, stream_of
+from synthgrad.experiments.recurrent.streams import Copies, load, stream_of
+from synthgrad.experiments.results import encode_result
 from synthgrad.models import Recurrent
 
 TINY: dict[str, Any] = {"units": 6, "batch": 4, "steps": 30, "seeds": 1, "width": 2}
@@ -117,6 +120,46 @@ def test_a_text_is_read_in_order_and_begun_anew(tmp_path: Path) -> None:
     )
     assert torch.equal(windows[0].inputs, windows[lane // 50].inputs)
     assert [bool(window.ends.all()) for window in windows[: lane // 50]] == [False] * (lane // 50 - 1) + [True]
+
+
+def test_bp_lambda_in_a_comparison_is_bp_lambda_in_a_loop_of_ones_own() -> None:
+    comparison = RecurrentComparison(**TINY, scale=0.8)
+    method = comparison.method("bp-lambda:reach=0.5:lr=1e-2")
+    ours = train(cell("bp-lambda:reach=0.5:lr=1e-2", comparison))
+    torch.manual_seed(0)
+    stream = stream_of(method.training, 0, None, CPU)
+    model = stream.model(method.training)
+    adam = partial(torch.optim.Adam, fused=True)
+    net = sg.bp_lambda(
+        model.core,
+        head=model.output,
+        lambda_=0.5,
+        gamma=0.8,
+        loss=stream.loss,
+        optimizer=partial(adam, lr=1e-2),
+        synthesizer_optimizer=partial(adam, lr=3e-3),
+    )
+    for _ in range(30):
+        window = stream.window()
+        net.step(window.inputs, target=window.target, ends=window.ends)
+        stream.cost()
+        assert isinstance(stream, Copies)
+        stream.learned()
+    assert all(torch.equal(one, other) for one, other in zip(weights(ours), model.parameters(), strict=True))
+    assert ours.result().agreement and ours.result().unroll == 1
+
+
+def test_a_result_tells_the_way_to_it(tmp_path: Path) -> None:
+    solving = RecurrentComparison(
+        **TINY | {"units": 16, "batch": 16, "steps": 400, "width": 1}, lr=3e-2, unroll=8, limit=0.5, methods=("bptt",)
+    )
+    (copied,), events = run(solving)
+    solved = [(event.step, float(event.longest)) for event, _ in events if isinstance(event, Solved)]
+    assert list(copied.curve) == solved and solved[-1][1] == copied.solved
+    place = {"data_dir": text_of(tmp_path), "methods": ("bptt",), "unroll": 3, "evaluations": 3}
+    (read,), _ = run(RecurrentComparison.suited_to("text", **TINY | place))
+    assert [step for step, _ in read.curve] == [10, 20, 30] and read.curve[-1][1] == read.valid_bits
+    assert decode_recurrent(encode_result(read)) == read
 
 
 def test_events_of_a_long_run_are_few() -> None:

@@ -26,6 +26,13 @@ def test_a_method_has_its_window_and_its_own_settings() -> None:
     assert own.training.synthesizer_lr == comparison.synthesizer_lr
 
 
+def test_what_learns_at_each_step_has_a_window_of_one_whatever_the_others_have() -> None:
+    comparison = RecurrentComparison(methods=("dni", "bp-lambda:reach=0.5", "bp-lambda-1"), units=32, unroll=4)
+    assert comparison.methods == ("dni-4", "bp-lambda-1:reach=0.5", "bp-lambda-1")
+    one, two = map(comparison.method, comparison.methods[1:])
+    assert (one.training.unroll, one.training.reach, two.training.reach) == (1, 0.5, 0.9)
+
+
 @pytest.mark.parametrize(("unroll", "updates"), [(5, 2000), (8, 1250)])
 def test_characters_are_the_same_for_all_windows(tmp_path: Path, unroll: int, updates: int) -> None:
     comparison = RecurrentComparison.suited_to("text", data_dir=tmp_path, batch=10, characters=100_000)
@@ -48,6 +55,13 @@ def test_characters_are_the_same_for_all_windows(tmp_path: Path, unroll: int, up
         ({"scale": -1.0}, "expected 0 or more; 1 is no discount"),
         ({"average": 1.0}, "expected a share from 0 to below 1"),
         ({"steps": 0}, "steps is 0"),
+        ({"methods": ("dni:reach=1.5",)}, "method 'dni:reach=1.5': reach is 1.5: expected lambda, from 0 to 1"),
+        ({"methods": ("bp-lambda-4",)}, "method 'bp-lambda-4': unroll is 4: expected 1, as it learns at each step"),
+        ({"methods": ("bp-lambda",), "core": "gru"}, "core is gru of 1 layers: expected an lstm or rnn of one"),
+        ({"methods": ("bp-lambda",), "layers": 2}, "core is lstm of 2 layers: expected an lstm or rnn of one"),
+        ({"methods": ("bp-lambda:scale=1.5",)}, "scale is 1.5: expected gamma"),
+        ({"methods": ("bp-lambda",), "units": 256}, "the trace would be 512 x 512 x 513 .* above 4 GiB; take fewer"),
+        ({"task": "ptb", "methods": ("bp-lambda",)}, "task is ptb: expected copy or repeat-copy"),
         ({"data_dir": Path("/nowhere")}, "makes its sequences itself"),
         ({"task": "text"}, "--task text needs --data-dir"),
         ({"task": "text", "data_dir": Path("/nowhere/at/all")}, "no such file or folder"),

@@ -2,7 +2,7 @@ import pytest
 
 from synthgrad.experiments.report.curves import binned, curve
 from synthgrad.experiments.report.drawing import Markup, Scale, join, number, shortened, tag
-from synthgrad.experiments.report.run import CellRecord
+from synthgrad.experiments.report.record import CellRecord
 from synthgrad.experiments.report.style import LEVELS, method_class, stylesheet
 
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from synthgrad.core.actions import Kind
+from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan, stage_locks
-from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, gpipe, one_f_one_b, sporadic, update_unlocked
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, sporadic, update_unlocked
 from synthgrad.core.simulate import UNIT_COSTS, simulate
 from synthgrad.experiments.report.waits import Reason, shares, waits
 

@@ -2,45 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
-from synthgrad.core.events import Evaluated, Event, Solved, Started, StepDone
-from synthgrad.experiments.measures import Measure
-from synthgrad.experiments.progress import Progress
+from synthgrad.core.events import Event, Solved, Started
+from synthgrad.experiments.board import LiveTable
+from synthgrad.experiments.columns import broken, figure, judged, markdown, terminal_table
 from synthgrad.experiments.recurrent.methods import parse_method
 from synthgrad.experiments.recurrent.results import RecurrentSummary
 from synthgrad.experiments.recurrent.spec import RecurrentComparison
 from synthgrad.experiments.recurrent.tasks import in_bits
-from synthgrad.experiments.tables import NOTHING, figure, lap_bar, markdown, mean_of, milliseconds
 
-__all__ = ["RecurrentBoard", "recurrent_legend", "recurrent_markdown", "recurrent_rows", "recurrent_table"]
-
-
-@dataclass
-class _Row:
-    """What was last heard of one method.
-
-    Attributes:
-        bits: of a loss term, while training.
-        score: of this seed: the longest solved, or bits of a character on the validation part.
-        scores: likewise, of the seeds that have ended; on the test part.
-    """
-
-    bits: float | None = None
-    score: float | None = None
-    agreement: float | None = None
-    scores: list[float] = field(default_factory=list)
+__all__ = ["READING", "RecurrentBoard", "recurrent_legend", "recurrent_markdown", "recurrent_rows", "recurrent_table"]
 
 
-class RecurrentBoard:
-    """The live table: fed with events, drawn whenever rich asks.
+class RecurrentBoard(LiveTable):
+    """What is seen while it trains. A seed that is made to solve longer and longer sequences has solved none at first.
 
     Args:
         comparison: what is run.
@@ -48,56 +26,24 @@ class RecurrentBoard:
     """
 
     def __init__(self, comparison: RecurrentComparison, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.methods = comparison.methods
-        self.task = comparison.kind_of_task
-        self._progress = Progress(comparison.methods, comparison.seeds, clock)
-        self._rows = {name: _Row() for name in comparison.methods}
+        self.task = task = comparison.kind_of_task
+        now, ended = ("valid\nbits", "test bits\nso far") if task.text else ("longest\nsolved", "seeds\nbefore")
+        columns = {"loss": "bits,\ntraining", "score": now, "agreement": "agree-\nment", "scores": ended}
+        super().__init__(
+            comparison.methods, comparison.seeds, clock, measure=task.measure, columns=columns, unit=in_bits
+        )
 
     def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
         """Take in an event; `labels` hold the method and the seed."""
-        self._progress.tell(event, labels)
-        row = self._rows[labels["method"]]
+        super().tell(event, labels)
+        row = self.rows[labels["method"]]
         match event:
             case Started():
                 if row.score is not None and not self.task.text:  # of the seed before
                     row.scores.append(row.score)
                 row.score = None if self.task.text else 0.0
-            case StepDone(_, loss, agreement):
-                row.bits = in_bits(loss)
-                row.agreement = mean_of(agreement, "cosine")
             case Solved(_, longest):
                 row.score = float(longest)
-            case Evaluated(_, "test", loss, _):
-                row.scores.append(in_bits(loss))
-            case Evaluated(_, _, loss, _):
-                row.score = in_bits(loss)
-
-    def headline(self) -> str:
-        """Which seed it is at, for how long it has run, and how long it will."""
-        return self._progress.headline()
-
-    def __rich__(self) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-        table.add_column("method", style="bold", no_wrap=True)
-        table.add_column("this seed", no_wrap=True)
-        score, before = ("valid\nbits", "test bits\nso far") if self.task.text else ("longest\nsolved", "seeds\nbefore")
-        for heading in ("bits,\ntraining", score, "agree-\nment", before):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, row in self._rows.items():
-            mean = fmean(row.scores) if row.scores else None
-            lap = self._progress.laps[name]
-            cells = (figure(row.bits, 3), _score(row.score, self.task.measure), figure(row.agreement))
-            table.add_row(_broken(name), lap_bar(lap), *cells, _score(mean, self.task.measure))
-        return Group(Text(self.headline(), style="dim"), table)
-
-
-def _score(value: float | None, measure: Measure) -> str:
-    return NOTHING if value is None else measure.value(value).removesuffix(".0")
-
-
-def _broken(method: str) -> str:
-    """A method's name with its own settings below each other."""
-    return method.replace(":", "\n  ")
 
 
 # ---- at the end ------------------------------------------------------------------------------------------------------
@@ -115,34 +61,25 @@ NARROW_HEADINGS = (
 
 
 def _cells(summary: RecurrentSummary) -> tuple[str, ...]:
-    measure, score, gap = summary.measure, summary.score, summary.difference
-    failed = f" ({summary.failed} failed)" if summary.failed else ""
-    return (
-        f"{summary.steps:,}",
-        (NOTHING if score is None else measure.spread(score.mean, score.std)) + failed,
-        NOTHING if gap is None else measure.difference(gap.mean, gap.half_width),
-        NOTHING if summary.ratio is None else f"{summary.ratio:.2f}",
-        NOTHING if summary.ms_per_step is None else milliseconds(summary.ms_per_step, summary.times),
-        figure(summary.agreement),
-    )
+    reached, gap, time_of_step = judged(summary)
+    return f"{summary.steps:,}", reached, gap, figure(summary.ratio), time_of_step, figure(summary.agreement)
 
 
 def recurrent_table(summaries: Sequence[RecurrentSummary]) -> Table:
     """What came out, a row for each method."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(NARROW_HEADINGS):
-        judged = summaries[0].measure.heading.replace(" (", "\n(") if summaries else ""
-        table.add_column(heading.format(judged), justify="right" if number else "left", no_wrap=True)
+    judged_by = summaries[0].measure.heading.replace(" (", "\n(") if summaries else ""
+    headings = (heading.format(judged_by) for heading in NARROW_HEADINGS)
+    table = terminal_table(headings, left=1, padding=(0, 1, 0, 0))
     for summary in summaries:
         cells = (cell.replace(" (", "\n(") if "failed" in cell else cell for cell in _cells(summary))
-        table.add_row(Text(_broken(summary.method), style="bold"), *cells, style="red" if summary.failed else None)
+        table.add_row(broken(summary.method), *cells, style="red" if summary.failed else None)
     return table
 
 
 def recurrent_rows(summaries: Sequence[RecurrentSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The summary as text: the headings, and a row for each method."""
-    judged = summaries[0].measure.heading if summaries else "score"
-    headings = tuple(heading.format(judged) for heading in HEADINGS)
+    judged_by = summaries[0].measure.heading if summaries else "score"
+    headings = tuple(heading.format(judged_by) for heading in HEADINGS)
     return headings, [(one.method, *_cells(one)) for one in summaries]
 
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol, TypeVar
 
 from synthgrad.experiments.measures import ERROR
 from synthgrad.experiments.report.drawing import Markup, Scale, apart, shortened, svg, tag
-from synthgrad.experiments.report.run import Point, Run
+from synthgrad.experiments.report.record import AnyRun, CellRecord, Point
+from synthgrad.experiments.report.run import Run
 from synthgrad.experiments.report.style import method_class
 
-__all__ = ["BINS", "Curve", "binned", "curve", "loss_panel", "panel", "plain", "valid_panel"]
+__all__ = ["BINS", "Curve", "Values", "bin_width", "binned", "curve", "curves", "loss_panel", "panel", "valid_panel"]
 
 WIDTH, HEIGHT = 372.0, 270.0
 LEFT, TOP, BOTTOM = 44.0, 26.0, 38.0
@@ -19,17 +19,7 @@ BINS = 80  # points on a smoothed curve, at most
 WIDE_RANGE = 20.0  # from here on, the highest value over the lowest, a scale is logarithmic
 APART = 14.0  # labels, in height
 
-
-class Seed(Protocol):
-    """A method with one seed; of its record a curve only asks whether it failed."""
-
-    @property
-    def failed(self) -> str | None:
-        """Why it was given up."""
-        ...
-
-
-Cell = TypeVar("Cell", bound=Seed)
+Values = Callable[[CellRecord], Sequence[Point]]  # what of a cell is drawn
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ def binned(points: Sequence[Point], width: int) -> dict[float, float]:
     return {index * width + (width + 1) / 2: fmean(values) for index, values in sorted(groups.items())}
 
 
-def curve(method: str, cells: Sequence[Cell], values: Callable[[Cell], Sequence[Point]], width: int) -> Curve:
+def curve(method: str, cells: Sequence[CellRecord], values: Values, width: int) -> Curve:
     """Gather a method's seeds into one curve, in groups of `width` steps."""
     seeds = [binned(values(cell), width) if width > 1 else dict(values(cell)) for cell in cells]
     steps = sorted(set().union(*seeds))
@@ -71,22 +61,31 @@ def curve(method: str, cells: Sequence[Cell], values: Callable[[Cell], Sequence[
     return Curve(method, points, sum(map(bool, seeds)), tuple(ends))
 
 
+def curves(run: AnyRun, values: Values, width: int = 1) -> list[Curve]:
+    """A curve for each method."""
+    return [curve(method, run.of(method), values, width) for method in run.methods]
+
+
+def bin_width(run: AnyRun) -> int:
+    """So many steps that a smoothed curve has `BINS` points at most."""
+    return max(1, math.ceil(run.steps / BINS))
+
+
 def loss_panel(run: Run) -> tuple[Markup, int]:
     """The training loss, and over how many steps each point is averaged."""
-    width = max(1, math.ceil(run.steps / BINS))
-    curves = [curve(method, run.of(method), lambda cell: cell.losses, width) for method in run.methods]
-    return panel(run, curves, "training loss", plain), width
+    width = bin_width(run)
+    return panel(run, curves(run, lambda cell: cell.losses, width), "training loss"), width
 
 
 def valid_panel(run: Run) -> Markup:
     """The validation error, or loss."""
-    curves = [curve(method, run.of(method), lambda cell: cell.valid, 1) for method in run.methods]
+    shown = curves(run, lambda cell: cell.valid)
     if run.measure == ERROR:
-        return panel(run, curves, "validation error", _percent)  # the unit stands at the axis
-    return panel(run, curves, f"validation {run.measure.heading}", plain)
+        return panel(run, shown, "validation error", _percent)  # the unit stands at the axis
+    return panel(run, shown, f"validation {run.measure.heading}")
 
 
-def plain(value: float) -> str:
+def _plain(value: float) -> str:
     """A number of any size, as short as it can be."""
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 1e-3 else f"{value:g}"
 
@@ -95,25 +94,11 @@ def _percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
-class Drawn(Protocol):
-    """What a panel has to know of a run."""
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods, in order."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Where the axis ends."""
-        ...
-
-
 def panel(
-    run: Drawn,
+    run: AnyRun,
     curves: Sequence[Curve],
     title: str,
-    label: Callable[[float], str] = plain,
+    label: Callable[[float], str] = _plain,
     *,
     axis: str = "step",
     from_zero: bool = True,
@@ -184,13 +169,13 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
 
-def _band(one: Curve, run: Drawn, across: Scale, up: Scale) -> Markup:
+def _band(one: Curve, run: AnyRun, across: Scale, up: Scale) -> Markup:
     low = [(across(step), up(value)) for step, _, value, _ in one.points]
     high = [(across(step), up(value)) for step, _, _, value in one.points]
     return tag("path", d=_path([*high, *reversed(low)]) + "Z", class_=f"band {method_class(one.method, run.methods)}")
 
 
-def _line(one: Curve, run: Drawn, across: Scale, up: Scale) -> Markup:
+def _line(one: Curve, run: AnyRun, across: Scale, up: Scale) -> Markup:
     which = method_class(one.method, run.methods)
     places = [(across(step), up(mean)) for step, mean, _, _ in one.points]
     drawn = [tag("path", d=_path(places), class_=f"curve {which}")]

@@ -1,17 +1,18 @@
-"""The page: everything in its place, in one file that needs nothing else."""
+"""The page of a comparison of networks: what it reached, how it learned, who waits for whom, and what it costs."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.report.curves import loss_panel, valid_panel
-from synthgrad.experiments.report.drawing import Markup, join, tag
+from synthgrad.experiments.report.drawing import Markup, tag
 from synthgrad.experiments.report.findings import findings
 from synthgrad.experiments.report.gantt import Chart, chart, charts
-from synthgrad.experiments.report.parts import caption, count, heading, origin, section, swatch, table, typeset
+from synthgrad.experiments.report.opening import opening
+from synthgrad.experiments.report.parts import caption, document, heading, origin, pair, results, section, table
 from synthgrad.experiments.report.run import Run
 from synthgrad.experiments.report.strips import heat_strips, reach_of, scale_legend
-from synthgrad.experiments.report.style import PATTERNS, method_class, stylesheet
+from synthgrad.experiments.report.style import method_class
 from synthgrad.experiments.report.timeline import kinds_legend, waits_legend
 from synthgrad.experiments.results import BASELINE
 from synthgrad.experiments.tables import summary_rows
@@ -22,17 +23,10 @@ __all__ = ["assemble"]
 def assemble(run: Run) -> str:
     """The whole page as text; the same run gives the same page."""
     drawn = charts(run.methods, run.stages) if run.stages is not None else []
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{run.name}: synthetic gradients compared"),
-        tag("style", stylesheet()),
-    )
-    body = tag(
-        "body",
-        PATTERNS,
-        _opening(run, drawn),
+    about, length = "The same network, trained in different ways", f"{run.steps:,} steps each"
+    return document(
+        f"{run.name}: synthetic gradients compared",
+        opening(run, about, findings(run, drawn), counted=[length], step="step"),
         _results(run),
         _curves(run),
         _strips(run),
@@ -40,41 +34,6 @@ def assemble(run: Run) -> str:
         _cost(run),
         origin(run.description, "synthgrad compare --config run.toml"),
     )
-    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
-
-
-def _opening(run: Run, drawn: Sequence[Chart]) -> Markup:
-    counts = [count(len(run.methods), "method"), count(len(run.seeds), "seed"), f"{run.steps:,} steps each"]
-    state = "finished" if run.finished else "unfinished"
-    said = [tag("li", sentence) for sentence in findings(run, drawn)]
-    return join(
-        [
-            tag("h1", run.name),
-            tag("p", f"The same network, trained in different ways: {' · '.join([*counts, state])}", class_="subtitle"),
-            _notice(run),
-            tag("ul", *said, class_="findings"),
-        ]
-    )
-
-
-def _notice(run: Run) -> Markup:
-    """What went wrong, in plain sight; nothing where nothing did."""
-    said = []
-    if not run.finished:
-        said.append("This run has not come to its end. What there is of it is shown.")
-    said += [
-        f"{cell.method}, seed {cell.seed}, failed after step {cell.steps}: {cell.failed}"
-        for cell in run.cells
-        if cell.failed is not None
-    ]
-    if short := [cell for cell in run.cells if cell.failed is None and not cell.finished]:
-        where = (f"{cell.method}, seed {cell.seed}, at step {cell.steps} of {cell.total or '?'}" for cell in short)
-        said.append(f"Cut short: {'; '.join(where)}.")
-    if missing := [name for name in run.asked if name not in run.methods]:
-        said.append(f"Not started: {', '.join(missing)}.")
-    if run.unreadable:
-        said.append(f"{count(run.unreadable, 'line')} of the run's files could not be read, and left out.")
-    return tag("div", *(tag("p", one) for one in said), class_="notice") if said else Markup("")
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -82,14 +41,11 @@ def _notice(run: Run) -> Markup:
 
 def _results(run: Run) -> Markup:
     headings, rows = summary_rows(run.summaries(), run.measure)
-    marked = [(join([swatch(row[0], run.methods), row[0]]), *(typeset(cell) for cell in row[1:])) for row in rows]
     titles = [f"{name}: {METHODS[name].title}. " for name in run.methods if name in METHODS]
-    headings = [
-        heading.replace(" %", "\N{NO-BREAK SPACE}%").replace("× ", "×\N{NO-BREAK SPACE}") for heading in headings
-    ]
-    return section(
-        "Results",
-        table(headings, marked, left=2, class_="results"),
+    return results(
+        headings,
+        rows,
+        run.methods,
         caption(
             f"Test {run.measure.name}: of the plain network after training, mean ± standard deviation over the seeds. "
             f"Δ: difference to {BASELINE}, paired by seed, with its 95 % interval. Waits for: what a stage's update "
@@ -99,6 +55,7 @@ def _results(run: Run) -> Markup:
             "parameters below the cut; means over the cuts."
         ),
         caption(*titles),
+        left=2,
     )
 
 
@@ -145,7 +102,7 @@ def _curves(run: Run) -> Markup:
     return section(
         "Learning curves",
         caption(f"Lower is better.{bands}{averaged} On a logarithmic scale zero is drawn at the bottom.{crosses}"),
-        tag("div", tag("figure", loss), tag("figure", valid_panel(run)), class_="pair"),
+        pair(loss, valid_panel(run)),
         class_="keep",
     )
 

@@ -3,11 +3,25 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from synthgrad.experiments.report.drawing import Markup, tag
-from synthgrad.experiments.report.style import method_class
-from synthgrad.experiments.tables import NOTHING
+from synthgrad.experiments.columns import NOTHING
+from synthgrad.experiments.report.drawing import Markup, join, tag
+from synthgrad.experiments.report.style import PATTERNS, method_class, stylesheet
 
-__all__ = ["caption", "count", "heading", "origin", "section", "swatch", "table", "typeset"]
+__all__ = ["SPACE", "caption", "count", "document", "heading", "origin", "pair", "results", "section", "table"]
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def document(title: str, *body: str) -> str:
+    """A whole page, in one file that needs nothing else."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", stylesheet()),
+    )
+    return "<!DOCTYPE html>\n" + tag("html", head, tag("body", PATTERNS, *body), lang="en") + "\n"
 
 
 def count(number: int, what: str) -> str:
@@ -29,7 +43,14 @@ def caption(*parts: str) -> Markup:
     return tag("p", *parts, class_="caption")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int, class_: str) -> Markup:
+def pair(one: Markup, other: Markup) -> Markup:
+    """Two pictures side by side."""
+    return tag("div", tag("figure", one), tag("figure", other), class_="pair")
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 0, class_: str | None = None
+) -> Markup:
     """A table whose first cells are headings of rows, and whose first `left` columns are set to the left."""
     sides = ["left" if place < left else None for place in range(len(headings))]
     head = tag("tr", *(tag("th", one, class_=side) for one, side in zip(headings, sides, strict=True)))
@@ -40,7 +61,30 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int, 
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_=class_), class_="wide")
 
 
-def typeset(cell: str) -> str:
+def results(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], methods: Sequence[str], *captions: Markup, left: int
+) -> Markup:
+    """The section with what the methods came to.
+
+    Args:
+        headings: of the columns, of which the first names the method.
+        rows: one for each method, as text.
+        methods: all of the run, which their lines' patterns depend on.
+        captions: what explains it.
+        left: how many columns are set to the left.
+    """
+    headings = [one.replace(" %", f"{SPACE}%").replace("× ", f"×{SPACE}") for one in headings]
+    marked = [(join([_swatch(name, methods), name]), *map(_typeset, cells)) for name, *cells in rows]
+    return section("Results", table(headings, marked, left=left, class_="results"), *captions)
+
+
+def _swatch(method: str, methods: Sequence[str]) -> Markup:
+    """A piece of a method's line."""
+    line = tag("path", d="M0 5H26", class_=f"curve {method_class(method, methods)}")
+    return tag("svg", line, viewBox="0 0 26 10", class_="swatch", aria_hidden="true")
+
+
+def _typeset(cell: str) -> str:
     """A cell of a table with a true minus, and a dash for what there is not."""
     return "–" if cell == NOTHING else cell.replace("-", "−")
 
@@ -84,9 +128,3 @@ def _facts(table: Mapping[str, Any]) -> Markup:
 
 def _written(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def swatch(method: str, methods: Sequence[str]) -> Markup:
-    """A piece of a method's line."""
-    line = tag("path", d="M0 5H26", class_=f"curve {method_class(method, methods)}")
-    return tag("svg", line, viewBox="0 0 26 10", class_="swatch", aria_hidden="true")

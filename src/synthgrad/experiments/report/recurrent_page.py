@@ -1,69 +1,32 @@
 """The page of a comparison in time: what was solved when, bits, and the agreement at the cut."""
 
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
+from synthgrad.experiments.columns import score
 from synthgrad.experiments.names import SettingsError
 from synthgrad.experiments.recurrent.methods import parse_method
 from synthgrad.experiments.recurrent.results import BASELINE, RecurrentSummary
 from synthgrad.experiments.recurrent.tables import READING, recurrent_rows
-from synthgrad.experiments.report.curves import BINS, Curve, curve, panel
-from synthgrad.experiments.report.drawing import Markup, join, tag
-from synthgrad.experiments.report.parts import caption, count, origin, section, swatch, table, typeset
-from synthgrad.experiments.report.recurrent_run import RecurrentRecord, RecurrentRun
-from synthgrad.experiments.report.run import Point
-from synthgrad.experiments.report.style import PATTERNS, stylesheet
+from synthgrad.experiments.report.drawing import Markup, tag
+from synthgrad.experiments.report.opening import opening
+from synthgrad.experiments.report.parts import SPACE, caption, count, document, origin, pair, results, section
+from synthgrad.experiments.report.record import CellRecord, Point
+from synthgrad.experiments.report.recurrent_curves import drawn, judged
+from synthgrad.experiments.report.recurrent_run import RecurrentRun
 
 __all__ = ["assemble_recurrent"]
-
-SPACE = "\N{NO-BREAK SPACE}"
 
 
 def assemble_recurrent(run: RecurrentRun) -> str:
     """The whole page as text; the same run gives the same page."""
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{run.name}: recurrent nets compared"),
-        tag("style", stylesheet()),
+    return document(
+        f"{run.name}: recurrent nets compared",
+        opening(run, f"{run.task.title[:1].upper()}{run.task.title[1:]}", _findings(run), step="update"),
+        _results(run),
+        _curves(run),
+        _agreement(run),
+        origin(run.description, "synthgrad recurrent compare --config run.toml"),
     )
-    again = "synthgrad recurrent compare --config run.toml"
-    parts = (_opening(run), _results(run), _curves(run), _agreement(run), origin(run.description, again))
-    return "<!DOCTYPE html>\n" + tag("html", head, tag("body", PATTERNS, *parts), lang="en") + "\n"
-
-
-def _opening(run: RecurrentRun) -> Markup:
-    counts = [count(len(run.methods), "method"), count(len(run.seeds), "seed")]
-    state = "finished" if run.finished else "unfinished"
-    about = f"{run.task.title[:1].upper()}{run.task.title[1:]}: {' · '.join([*counts, state])}"
-    said = [tag("li", sentence) for sentence in _findings(run)]
-    return join(
-        [
-            tag("h1", run.name),
-            tag("p", about, class_="subtitle"),
-            _notice(run),
-            tag("ul", *said, class_="findings") if said else "",
-        ]
-    )
-
-
-def _notice(run: RecurrentRun) -> Markup:
-    """What went wrong, in plain sight; nothing where nothing did."""
-    said = [] if run.finished else ["This run has not come to its end. What there is of it is shown."]
-    said += [
-        f"{cell.method}, seed {cell.seed}, failed after update {cell.steps}: {cell.failed}"
-        for cell in run.cells
-        if cell.failed is not None
-    ]
-    if short := [cell for cell in run.cells if cell.failed is None and not cell.finished]:
-        where = (f"{cell.method}, seed {cell.seed}, at update {cell.steps} of {cell.total or '?'}" for cell in short)
-        said.append(f"Cut short: {'; '.join(where)}.")
-    if missing := [name for name in run.asked if name not in run.methods]:
-        said.append(f"Not started: {', '.join(missing)}.")
-    if run.unreadable:
-        said.append(f"{count(run.unreadable, 'line')} of the run's files could not be read, and left out.")
-    return tag("div", *(tag("p", one) for one in said), class_="notice") if said else Markup("")
 
 
 # ---- in words and numbers --------------------------------------------------------------------------------------------
@@ -85,22 +48,19 @@ def _findings(run: RecurrentRun) -> list[str]:
 
 
 def _on_score(run: RecurrentRun, summaries: Sequence[RecurrentSummary]) -> str:
-    def score(one: RecurrentSummary) -> float:
+    def mean(one: RecurrentSummary) -> float:
         assert one.score is not None
         return one.score.mean
 
-    best = (min if run.task.text else max)(summaries, key=score)
+    best = (min if run.task.text else max)(summaries, key=mean)
     measure, seeds = best.measure, count(len(run.seeds), "seed")
-    reached = f"{measure.value(score(best)).removesuffix('.0')}{SPACE}{measure.unit}"
     what = "The fewest bits per character" if run.task.text else "The longest solved"
-    said = f"{what}: {reached} with {best.method} (mean of {seeds})"
+    said = f"{what}: {score(mean(best), measure)}{SPACE}{measure.unit} with {best.method} (mean of {seeds})"
     base = next((one for one in summaries if one.method == f"{BASELINE}-{best.unroll}"), None)
     if base is None or base is best or best.difference is None:
         return f"{said}."
     gap = measure.difference(best.difference.mean, best.difference.half_width).replace("-", "−")
-    said += (
-        f", against {measure.value(score(base)).removesuffix('.0')} of truncated back-propagation with the same window"
-    )
+    said += f", against {score(mean(base), measure)} of truncated back-propagation with the same window"
     interval = best.difference.half_width
     doubt = ", which these seeds cannot tell from none" if interval and abs(best.difference.mean) <= interval else ""
     return f"{said}: a difference of {gap} (95{SPACE}%){doubt}."
@@ -108,17 +68,17 @@ def _on_score(run: RecurrentRun, summaries: Sequence[RecurrentSummary]) -> str:
 
 def _results(run: RecurrentRun) -> Markup:
     headings, rows = recurrent_rows(run.summaries())
-    marked = [(join([swatch(row[0], run.methods), row[0]]), *(typeset(cell) for cell in row[1:])) for row in rows]
     kinds = dict.fromkeys(kind for name in run.methods if (kind := _title(name)))
-    headings = [one.replace(" %", f"{SPACE}%").replace("× ", f"×{SPACE}") for one in headings]
-    return section(
-        "Results",
-        table(headings, marked, left=1, class_="results"),
+    return results(
+        headings,
+        rows,
+        run.methods,
         caption(
             f"{' '.join(READING)} ms/step: the median over a run's updates. What is compared with bptt is compared "
             "with the one that has the same window T, the number behind a method's name."
         ),
         caption(*kinds),
+        left=1,
     )
 
 
@@ -133,35 +93,22 @@ def _title(method: str) -> str:
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _axis(run: RecurrentRun) -> str:
-    return "time step" if run.several_windows else "update"
-
-
 def _curves(run: RecurrentRun) -> Markup:
-    if run.task.text:
-        left = _drawn(run, "validation, bits per character", lambda cell: cell.valid, from_zero=False)
-        right = _drawn(run, "training, bits per character", lambda cell: cell.bits, binned=True, from_zero=False)
-    else:
-        left = panel(run, [_solved(run, method) for method in run.methods], run.task.measure.heading, axis=_axis(run))
-        right = _drawn(run, "training, bits per digit", lambda cell: cell.bits, binned=True)
+    of = "character" if run.task.text else "digit"
+    trained = drawn(run, f"training, bits per {of}", lambda cell: cell.losses, binned=True, from_zero=not run.task.text)
     said = ["Fewer bits are better." if run.task.text else "Whenever a length is solved, longer sequences come next."]
     several = len(run.seeds) > 1
     said.append("Line: mean over the seeds; band: from the lowest seed to the highest." if several else "One seed.")
     if run.several_windows:
         said.append("The windows differ, so that time steps of a lane are counted, not updates.")
-    return section(
-        "Learning curves",
-        caption(" ".join(said)),
-        tag("div", tag("figure", left), tag("figure", right), class_="pair"),
-        class_="keep",
-    )
+    return section("Learning curves", caption(" ".join(said)), pair(judged(run), trained), class_="keep")
 
 
 def _agreement(run: RecurrentRun) -> Markup:
-    if not any(cell.agreement for cell in run.cells):
+    if not any(_figure(cell, "agreement") for cell in run.cells):
         return section("How good are the synthetic gradients?", tag("p", "None were measured.", class_="note"))
-    cosine = _drawn(run, "agreement at the cut (cosine)", lambda cell: cell.agreement, binned=True)
-    size = _drawn(run, "size (synthetic over target)", lambda cell: cell.sizes, binned=True)
+    cosine = drawn(run, "agreement at the cut (cosine)", lambda cell: _figure(cell, "agreement"), binned=True)
+    size = drawn(run, "size (synthetic over target)", lambda cell: _figure(cell, "sizes"), binned=True)
     return section(
         "How good are the synthetic gradients?",
         caption(
@@ -169,40 +116,11 @@ def _agreement(run: RecurrentRun) -> Markup:
             "sends back there. That one holds the next synthetic gradient in its turn: so this tells how well the "
             "synthesizer keeps up, not how true it is. Beside it the ratio of their norms: 1 is the right size."
         ),
-        tag("div", tag("figure", cosine), tag("figure", size), class_="pair"),
+        pair(cosine, size),
         class_="keep",
     )
 
 
-def _drawn(
-    run: RecurrentRun,
-    title: str,
-    values: Callable[[RecurrentRecord], Sequence[Point]],
-    *,
-    binned: bool = False,
-    from_zero: bool = True,
-) -> Markup:
-    width = max(1, -(-run.steps // BINS)) if binned else 1
-
-    def placed(cell: RecurrentRecord) -> list[Point]:
-        return [(run.place(cell, step), value) for step, value in values(cell)]
-
-    curves = [curve(name, run.of(name), placed, width) for name in run.methods]
-    return panel(run, curves, title, axis=_axis(run), from_zero=from_zero)
-
-
-def _solved(run: RecurrentRun, method: str) -> Curve:
-    """The longest solved so far, looked at in even steps, as far as each seed came."""
-    cells = run.of(method)
-    last = max((run.place(cell, cell.steps) for cell in cells), default=0)
-    moments = [round(last * index / BINS) for index in range(BINS + 1)] if last else []
-    points = []
-    for moment in moments:
-        row = [_solved_by(run, cell, moment) for cell in cells if run.place(cell, cell.steps) >= moment]
-        points.append((float(moment), fmean(row), min(row), max(row)))
-    ends = [(float(run.place(cell, cell.steps)), _solved_by(run, cell, run.steps)) for cell in cells if cell.failed]
-    return Curve(method, tuple(points), len(cells), tuple(ends))
-
-
-def _solved_by(run: RecurrentRun, cell: RecurrentRecord, moment: int) -> float:
-    return max((longest for step, longest in cell.solved if run.place(cell, step) <= moment), default=0.0)
+def _figure(cell: CellRecord, name: str) -> list[Point]:
+    """At the only cut there is, the window's end."""
+    return [point for points in cell.figures.get(name, {}).values() for point in points]

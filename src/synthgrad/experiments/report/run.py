@@ -67,5 +67,4 @@ def read_run(folder: Path) -> Run:
         SettingsError: the `run.toml` is broken.
     """
     description = described(folder)
-    measure = measure_of(settings_of(description))
-    return Run.read(folder, description, decode_result=decode_result, measure=measure)
+    return Run.read(folder, description, decode_result, measure_of(settings_of(description)))

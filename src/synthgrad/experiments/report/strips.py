@@ -6,7 +6,8 @@ from statistics import fmean, median
 
 from synthgrad.experiments.report.curves import binned
 from synthgrad.experiments.report.drawing import Markup, Scale, shortened, svg, tag
-from synthgrad.experiments.report.run import CellRecord, Run
+from synthgrad.experiments.report.record import CellRecord
+from synthgrad.experiments.report.run import Run
 from synthgrad.experiments.report.style import LEVELS, heat_class
 
 __all__ = ["PANELS", "heat_strips", "reach_of", "scale_legend"]

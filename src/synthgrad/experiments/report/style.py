@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from synthgrad.experiments.report.drawing import Markup
 from synthgrad.experiments.results import BASELINE
 
-__all__ = ["LEVELS", "PATTERNS", "color", "drawing_style", "heat_class", "method_class", "scores_style", "stylesheet"]
+__all__ = [
+    "LEVELS",
+    "PATTERNS",
+    "color",
+    "curves_style",
+    "drawing_style",
+    "heat_class",
+    "method_class",
+    "scores_style",
+    "stylesheet",
+]
 
 LEVELS = 10  # steps of the cosine's color scale, on either side of zero
 
@@ -37,6 +47,10 @@ _DRAWN = (
     *(".block", ".letter", ".idle{", ".wait", ".forward{", ".update{", ".backward{", ".target{", ".hidden{"),
 )
 _SCORED = ("text{", ".tick{", ".end{", ".middle{", ".name{", ".grid{", ".sheet{", ".dot{", ".seed{", ".leader{")
+_CURVED = (
+    *("text{", ".head{", ".tick{", ".end{", ".middle{", ".name{", ".grid{", ".sheet{", ".axis{", ".dot{", ".leader{"),
+    *(".curve{", ".curve.m0{", ".band{", ".cross{"),
+)
 _DASHES = ("", "1.5 3", "7 3", "", "9 3 2 3", "4 2", "2 2 6 2", "12 4")
 # The cosine's colors: at −1, at 0, at +1.
 _HEAT_LIGHT = ("#c2500a", "#eef0f2", "#0d4f9e")
@@ -73,10 +87,7 @@ def _variables(colors: dict[str, str], heat: tuple[str, str, str]) -> str:
 def stylesheet() -> Markup:
     """All of the page's CSS. On paper the page is light."""
     light, dark = _variables(_LIGHT, _HEAT_LIGHT), _variables(_DARK, _HEAT_DARK)
-    methods = "".join(
-        f".m{i}{{color:var(--m{i})}}.curve.m{i}{{{f'stroke-dasharray:{dash}' if dash else ''}}}"
-        for i, dash in enumerate(_DASHES)
-    )
+    methods = "".join(_method_rules())
     levels = "".join(f".c{i}{{fill:var(--c{i});shape-rendering:crispEdges}}" for i in range(2 * LEVELS + 1))
     return Markup(
         f":root{{color-scheme:light;{light}}}\n"
@@ -93,6 +104,18 @@ def drawing_style() -> Markup:
 def scores_style() -> Markup:
     """The CSS of a picture of scores that stands alone."""
     return _alone(_SCORED, [f".m{index}{{color:var(--m{index})}}" for index in (0, 3)])
+
+
+def curves_style() -> Markup:
+    """The CSS of a picture of learning curves that stands alone."""
+    return _alone(_CURVED, _method_rules())
+
+
+def _method_rules() -> list[str]:
+    return [
+        f".m{i}{{color:var(--m{i})}}.curve.m{i}{{{f'stroke-dasharray:{dash}' if dash else ''}}}"
+        for i, dash in enumerate(_DASHES)
+    ]
 
 
 def _alone(starts: tuple[str, ...], more: Sequence[str] = ()) -> Markup:
@@ -176,6 +199,7 @@ text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","DejaV
 .U{fill:var(--work-update)}
 .block{stroke:var(--page);stroke-width:.8}
 .block.second{stroke:var(--ink);stroke-width:1.5}
+.block.thin{stroke-width:.6}
 .letter{font-size:10.5px;font-weight:600;text-anchor:middle;fill:var(--on-light)}
 .letter.T,.letter.Q{fill:var(--on-dark)}
 .letter.U{fill:var(--on-update)}

@@ -12,11 +12,13 @@ __all__ = ["LEGEND", "LEFT", "WIDTH", "draw", "height", "kinds_legend", "legend"
 WIDTH, LEFT, RIGHT = 760.0, 60.0, 10.0
 ROW, BLOCK, WAIT, BOTTOM = 24.0, 18.0, 14.0, 22.0
 ITEM, LEGEND = 22.0, 5 * 22.0  # of one line, and of all
-LETTER = 8.0  # a block narrower than this has no letter
+LETTER, WIDE = 8.5, 12.0  # a block narrower than this has no letter: than its letter, of which W and Q are wide
+EDGE = 22.0  # a number nearer to the right edge than this ends there, not to be cut off
+THIN = 6.0  # a frame around a block narrower than this is a thin one: it would hide the block
 
 _KINDS = (
     ("F", "forward pass (P: on a predicted input)"),
-    ("B", "backward pass (S: of a synthetic gradient)"),
+    ("B", "backward pass (S: synthetic gradient; I, W: halves)"),
     ("U", "update of the weights"),
     ("T", "lesson for a synthesizer (Q: of inputs)"),
 )
@@ -61,7 +63,9 @@ def rows(
     for value in across.ticks(9):
         x = across(value)
         drawn.append(tag("line", x1=x, x2=x, y1=0, y2=bottom + 3, class_="grid"))
-        drawn.append(tag("text", f"{value:g}{unit}", x=x, y=bottom + 16, class_="tick small middle"))
+        text, inside = f"{value:g}{unit}", x < WIDTH - EDGE
+        place = {"x": x if inside else WIDTH - 2, "class_": f"tick small {'middle' if inside else 'end'}"}
+        drawn.append(tag("text", text, y=bottom + 16, **place))
     for stage in range(stages):
         drawn.append(tag("text", f"stage {stage}", x=LEFT - 8, y=ROW * stage + 16, class_="tick end"))
         drawn += _idle_lines(stage, timeline, waits, across)
@@ -89,10 +93,11 @@ def _block(action: Action, timeline: Timeline, across: Scale, framed: int | None
     x, end = across(timeline.start[action]), across(timeline.end[action])
     top, kind = ROW * action.stage + (ROW - BLOCK) / 2, action.kind.value
     step = timeline.plan.schedule.step_of(action)
-    which = f"block {kind} second" if step == framed else f"block {kind}"
+    frame = "" if step != framed else " second" if end - x >= THIN else " second thin"
+    which = f"block {kind}{frame}"
     box = tag("rect", x=x, y=top, width=end - x, height=BLOCK, class_=which)
     said = tag("title", f"{action}, batch {step}: {timeline.start[action]:g} to {timeline.end[action]:g}")
-    if end - x < LETTER:
+    if end - x < (WIDE if kind in "WQ" else LETTER):
         return tag("g", said, box)
     return tag("g", said, box, tag("text", kind, x=(x + end) / 2, y=top + 13, class_=f"letter {kind}"))
 

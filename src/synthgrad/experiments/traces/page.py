@@ -1,7 +1,8 @@
 """A trace as a picture that stands alone, `trace.svg`, and as a page, `trace.html`."""
 
-from synthgrad.experiments.report.drawing import Markup, join, svg, tag
-from synthgrad.experiments.report.style import PATTERNS, drawing_style, stylesheet
+from synthgrad.experiments.report.drawing import Markup, svg, tag
+from synthgrad.experiments.report.parts import caption, document, section, table
+from synthgrad.experiments.report.style import PATTERNS, drawing_style
 from synthgrad.experiments.report.timeline import (
     LEGEND,
     WIDTH,
@@ -14,17 +15,13 @@ from synthgrad.experiments.report.timeline import (
 )
 from synthgrad.experiments.report.waits import Wait
 from synthgrad.experiments.traces.reading import Trace
-from synthgrad.experiments.traces.table import share_rows, spans
+from synthgrad.experiments.traces.table import CAPTION, NEITHER, share_rows, spans
 
 __all__ = ["html", "middle", "picture"]
 
 HEAD, GAP = 48.0, 16.0
+MOST = 12  # microbatches in a picture
 MILLI = 1e3
-CAPTION = (
-    "In percent of its rank's time, a stage is busy, or waits: for its input (forward lock), for later forward passes "
-    "(update lock), for its gradient (backward lock), or for what comes of an earlier batch (target). kB/step: what it "
-    "receives from other stages. Late: by how many steps its lessons come after their batch."
-)
 
 
 def _drawn(trace: Trace, steps: range) -> tuple[list[Wait], float]:
@@ -37,11 +34,13 @@ def _labels(trace: Trace, steps: range) -> tuple[str, str]:
     ranks = len(set(trace.plan.ranks))
     processes = "one process" if ranks == 1 else f"{ranks} processes"
     which = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    return trace.plan.schedule.name, f"{which} of {processes}, as measured; framed: the work on batch {_framed(steps)}"
+    framed = "" if (batch := _framed(steps)) is None else f"; framed: the work on batch {batch}"
+    return trace.plan.schedule.name, f"{which} of {processes}, as measured{framed}"
 
 
-def _framed(steps: range) -> int:
-    return steps[len(steps) // 2]
+def _framed(steps: range) -> int | None:
+    """The batch in the middle; none, where all is of one."""
+    return steps[len(steps) // 2] if len(steps) > 1 else None
 
 
 def picture(trace: Trace, steps: range) -> Markup:
@@ -73,36 +72,22 @@ def html(trace: Trace, steps: range, name: str) -> str:
         trace.within(steps, scale=MILLI), waits, until, framed=_framed(steps), unit=" ms", label=f"{schedule}: {about}"
     )
     missing = [tag("p", f"{one}.") for one in trace.missing]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{name}: who waits for whom"),
-        tag("style", stylesheet()),
-    )
-    body = tag(
-        "body",
-        PATTERNS,
+    return document(
+        f"{name}: who waits for whom",
         tag("h1", f"{name}: who waits for whom"),
         tag("p", f"{schedule} · measured · {', '.join(trace.locks) or 'nothing'} locked", class_="subtitle"),
         tag("div", *missing, class_="notice") if missing else "",
-        tag("section", tag("h2", about[0].upper() + about[1:]), kinds_legend(), waits_legend(), tag("figure", chart)),
-        tag("section", tag("h2", f"Shares of the time, steps {trace.steps[0]} to {trace.steps[-1]}"), _table(trace)),
-        tag("p", CAPTION, class_="caption"),
+        section(about[0].upper() + about[1:], kinds_legend(), waits_legend(), tag("figure", chart)),
+        section(f"Shares of the time, steps {trace.steps[0]} to {trace.steps[-1]}", table(*share_rows(trace))),
+        caption(CAPTION),
         *(tag("p", f"{span.text()}.", class_="note") for span in spans(trace)),
+        tag("p", NEITHER, class_="note"),
     )
-    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
-def _table(trace: Trace) -> Markup:
-    headings, body = share_rows(trace)
-    head = tag("tr", *(tag("th", one) for one in headings))
-    written = [join([tag("th", row[0]), *(tag("td", one) for one in row[1:])]) for row in body]
-    table = tag("table", tag("thead", head), tag("tbody", *(tag("tr", row) for row in written)))
-    return tag("div", table, class_="wide")
-
-
-def middle(trace: Trace, count: int = 3) -> range:
-    """A few steps in the middle."""
+def middle(trace: Trace, count: int | None = None) -> range:
+    """Some steps in the middle: so many; if not given, three, or fewer of many microbatches, to be wide enough."""
+    if count is None:
+        count = max(1, min(3, MOST // trace.plan.schedule.microbatches))
     start = trace.steps.start + max(0, (len(trace.steps) - count) // 2)
     return range(start, min(start + count, trace.steps.stop))

@@ -108,7 +108,7 @@ def read_trace(folder: str | Path) -> Trace:
     """Read what `trace` has written, of a run that came to its end or not.
 
     Args:
-        folder: that the trace was given.
+        folder: that the trace was given; or the run's, whose folder `trace` that is.
 
     Raises:
         TraceError: no trace is there, or its files are not of one run.
@@ -116,7 +116,7 @@ def read_trace(folder: str | Path) -> Trace:
     >>> read_trace("run/trace").waiting()  # doctest: +SKIP
     {<Reason.FORWARD: 'forward'>: 0.12, ...}
     """
-    paths = sorted(Path(folder).glob("rank-*.jsonl"))
+    paths = sorted(Path(folder).glob("rank-*.jsonl")) or sorted(Path(folder, "trace").glob("rank-*.jsonl"))
     if not paths:
         raise TraceError(f"{folder}: holds no trace (rank-0.jsonl); expected a folder given to synthgrad.trace")
     read = [read_file(path) for path in paths]

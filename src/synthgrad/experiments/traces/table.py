@@ -7,7 +7,14 @@ from synthgrad.core.actions import Kind
 from synthgrad.experiments.report.waits import Reason
 from synthgrad.experiments.traces.reading import Trace
 
-__all__ = ["Span", "share_rows", "spans"]
+__all__ = ["CAPTION", "NEITHER", "Span", "share_rows", "spans"]
+
+CAPTION = (
+    "In percent of its rank's time, a stage is busy, or waits: for its input (forward lock), for later forward passes "
+    "(update lock), for its gradient (backward lock), or for what comes of an earlier batch (target). kB/step: what it "
+    "receives from other stages. Late: by how many steps its lessons come after their batch."
+)
+NEITHER = "Neither: sending, reading what has come, and what the script does between two steps."
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,7 @@ class Span:
         """In words."""
         parts = (sum(self.busy.values()), sum(self.waits.values()), self.rest)
         busy, waits, rest = (_percent(part / self.wall) for part in parts)
-        return (
-            f"rank {self.rank}: busy {busy}, waiting {waits}, neither {rest} of {self.wall:.3g} s "
-            f"(sending, reading what has come, the script between steps)"
-        )
+        return f"rank {self.rank}: busy {busy}, waiting {waits}, neither {rest} of {self.wall:.3g} s"
 
 
 def spans(trace: Trace) -> list[Span]:
@@ -81,7 +85,7 @@ def share_rows(trace: Trace) -> tuple[list[str], list[list[str]]]:
             waits = [span.waits.get((stage, reason), 0.0) / span.wall for reason in Reason]
             rows.append(
                 [
-                    f"{stage} ({trace.names[stage]})",
+                    f"{stage} {trace.names[stage]}",
                     str(span.rank),
                     f"{100 * busy / span.wall:.1f}",
                     *(f"{100 * share:.1f}" if share else "-" for share in waits),
@@ -99,4 +103,4 @@ def _steps(late: set[int]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * max(share, 0.0):.1f} %"  # of nothing, rounding may leave less
