@@ -9,8 +9,8 @@ import pytest
 
 from synthgrad.cli.main import main
 from synthgrad.cli.schedule import BUILDERS
+from synthgrad.core.pipelines import one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
-from synthgrad.core.schedules import one_f_one_b
 from synthgrad.core.simulate import simulate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -84,6 +84,10 @@ def test_a_text_that_cannot_be_executed_is_marked(capsys: pytest.CaptureFixture[
         (("show", "backprop", "--stages", "0"), "stages is 0"),
         (("show", "backprop", "--steps", "0"), "steps is 0"),
         (("simulate", "backprop", "--latency", "-1"), "latency is -1"),
+        (("simulate", "backprop", "--latency", "nan"), "latency is nan"),
+        (("simulate", "backprop", "--jitter", "-1"), "jitter: deviation is -1"),
+        (("simulate", "interleaved", "--stages", "3"), "multiple of the 2 ranks"),
+        (("simulate", "pipedream_2bw", "--stages", "9"), "9 microbatches are under way"),
         (("check", "0X0"), "with a letter out of"),
         (("check", ""), "expected a text"),
         (("check", "5F0"), "names 1 stages"),

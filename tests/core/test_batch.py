@@ -182,6 +182,21 @@ def test_labels_in_range_are_given_as_they_are() -> None:
     assert Context(labels).label_range == (0, 9)
 
 
+def test_where_there_is_no_label_the_row_is_zeros() -> None:
+    labels = torch.tensor([[1, -100], [-100, 0]])
+    context = Context(labels)
+    assert context.class_labels(2, "me") is labels
+    assert context.label_range == (0, 1)
+    expected = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
+    assert context.one_hot(2, torch.float32).tolist() == expected
+
+
+def test_a_batch_may_have_no_label_at_all() -> None:
+    context = Context(torch.full((3,), -100))
+    context.class_labels(2, "me")
+    assert not context.one_hot(2, torch.float32).any()
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
@@ -189,12 +204,25 @@ def test_labels_in_range_are_given_as_they_are() -> None:
         (torch.tensor([0.0, 1.0]), "expected class indices as labels, got torch.float32"),
         (torch.tensor([0, 3]), "expected labels from 0 to 2, got 0 to 3"),
         (torch.tensor([-1, 2]), "expected labels from 0 to 2, got -1 to 2"),
-        (torch.tensor([[0, 1], [2, -100]]), "expected labels from 0 to 2, got -100 to 2"),
+        (torch.tensor([[0, 1], [2, -99]]), "expected labels from 0 to 2, got -99 to 2"),
+        (torch.tensor([[-100, -1], [2, 0]]), "expected labels from 0 to 2, got -1 to 2"),
+        (torch.tensor([[-100, 3], [2, 0]]), "expected labels from 0 to 2, got 0 to 3"),
+        (torch.tensor([[-101, -100], [2, 0]]), "expected labels from 0 to 2, got -101 to 2"),
     ],
-    ids=["missing", "float", "too high", "too low", "per token"],
+    ids=["missing", "float", "too high", "too low", "per token", "below", "above", "beyond"],
 )
 def test_labels_that_are_no_classes_are_refused_with_range_and_remedy(labels: Tensor | None, words: str) -> None:
     with pytest.raises(ContextError) as caught:
         Context(labels).class_labels(3, "MySynthesizer")
     assert str(caught.value).startswith("MySynthesizer: ") and words in str(caught.value)
     assert "integers from 0 to 2" in str(caught.value)
+
+
+def test_a_context_is_on_the_activations_device_copied_once_for_all_who_ask() -> None:
+    labels, here, there = torch.tensor([2, 0]), torch.device("cpu"), torch.device("meta")
+    context = Context(labels, torch.arange(2))
+    assert context.on(here) is context and Context().on(there).labels is None
+    moved = context.on(there)
+    assert moved is context.on(there) and moved.error is None
+    assert moved.labels is not None and moved.index is not None
+    assert moved.labels.device == moved.index.device == there and context.labels is labels

@@ -16,16 +16,9 @@ import synthgrad as sg
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.combined import eager, teach_every, true_every, warm_up
 from synthgrad.core.errors import ScheduleError
+from synthgrad.core.pipelines import gpipe
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, stage_locks, validate
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    forward_unlocked,
-    from_text,
-    gpipe,
-    sporadic,
-    update_unlocked,
-)
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, from_text, sporadic, update_unlocked
 from synthgrad.engines.local import LocalEngine
 
 STAGES, STEPS = st.integers(1, 4), st.integers(0, 6)

@@ -282,15 +282,17 @@ def test_compiled_as_one_graph_it_learns_the_same(backend: str) -> None:
     torch._dynamo.reset()
 
 
-def test_with_activation_checkpointing_it_learns_the_same() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_with_activation_checkpointing_it_learns_the_same(reentrant: bool) -> None:
     net = network()
     other = copy.deepcopy(net)
 
     class Checkpointed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(other[4:], checkpoint(other[:4], x, use_reentrant=False), use_reentrant=False)
+            return checkpoint(other[4:], checkpoint(other[:4], x, use_reentrant=reentrant), use_reentrant=reentrant)
 
     x, y = batch()
+    x.requires_grad_()  # which the older way asks for
     back(net, x, y)
     back(other, x, y, call=Checkpointed())
     assert_close(gradients(other), gradients(net), 0.0)

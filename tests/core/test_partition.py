@@ -812,11 +812,6 @@ class Bypass(nn.Module):
         return self.c(torch.relu(self.b(h)) + h)
 
 
-def test_a_functional_residual_around_a_cut_is_refused_and_its_source_named() -> None:
-    with refused("output of 'a'", "bypasses the cut at 'b'"):
-        partition(Bypass(), at=["b"], sample=vectors(4))
-
-
 def test_a_functional_residual_between_two_cuts_is_the_same_model() -> None:
     model = Bypass()
     parts = partition(model, at=["a"], sample=vectors(4))
@@ -827,54 +822,6 @@ def test_a_functional_residual_between_two_cuts_is_the_same_model() -> None:
 def test_a_cut_inside_a_residual_block_is_refused() -> None:
     with refused("bypasses the cut at 'blocks.1.conv1'"):
         partition(ResNet(), at=["blocks.1.conv1"], sample=maps(4))
-
-
-class UNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.down1, self.down2 = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(4, 4, 3, padding=1)
-        self.up, self.head = nn.ConvTranspose2d(4, 3, 2, stride=2), nn.Conv2d(6, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = torch.relu(self.down1(x))
-        h = torch.relu(self.middle(torch.relu(self.down2(skip))))
-        return self.head(torch.cat([skip, self.up(h)], 1))
-
-
-@pytest.mark.parametrize("at", ["down2", "middle", "up"])
-def test_the_skip_of_a_u_net_is_refused_and_its_source_named(at: str) -> None:
-    with refused("output of 'down1'", f"bypasses the cut at {at!r}"):
-        partition(UNet(), at=[at], sample=maps(2))
-
-
-class PadMask(nn.Module):
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens == 0
-
-
-class Lengths(nn.Module):
-    def forward(self, tokens: Tensor) -> Tensor:
-        return (tokens == 0).sum(1)
-
-
-@pytest.mark.parametrize("maker", [PadMask(), Lengths()], ids=["booleans", "integers"])
-def test_a_mask_from_a_submodule_before_the_cut_is_refused_also_if_the_sample_masks_nothing(maker: nn.Module) -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.maker, self.embed = maker, nn.Embedding(11, 4)
-            self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, tokens: Tensor) -> Tensor:
-            mask = self.maker(tokens)  # (B, T) or (B,)
-            h = self.block(self.embed(tokens)).cumsum(1)
-            return self.head(h * (1.0 - mask.float().view(len(tokens), -1, 1)))
-
-    model = Masked()
-    sample = (torch.randint(1, 11, (3, 5)),)  # no padding: the mask is all zeros, as a stub's would be
-    with refused("output of 'maker'", "bypasses the cut at 'block'"):
-        partition(model, at=["block"], sample=sample)
 
 
 def test_a_weight_used_on_both_sides_of_a_cut_is_refused_with_both_places() -> None:

@@ -15,10 +15,10 @@ from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.jitter import jittered
 from synthgrad.core.links import Link
-from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
+from synthgrad.core.pipelines import eager_one_f_one_b, gpipe, interleaved, one_f_one_b, pipedream_2bw, zero_bubble
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, validate
-from synthgrad.core.schedules import Schedule, backprop, gpipe, one_f_one_b, update_unlocked
-from synthgrad.core.simulate import UNIT_COSTS, Timeline, simulate, simulate_replicas
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
+from synthgrad.core.simulate import UNIT_COSTS, Timeline, asked_of, simulate, simulate_replicas
 from synthgrad.planning.options import break_even
 
 LOCKED = Declaration(synthesizer=False, feedback=frozenset())
@@ -131,6 +131,17 @@ def test_synthetic_gradients_hold_one_activation_and_the_boundaries_that_wait(de
     assert timeline.memory_held(3, activation=100.0, waiting=1.0) == 100
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_predicted_inputs_wait_for_the_real_ones(delay: int) -> None:
+    """A stage of the complete unlock keeps what P predicted until Q, besides its outputs; but not the first one."""
+    timeline = simulate(asked_of(forward_unlocked(delay), 4), steps=8)
+    assert timeline.memory_held(0, activation=0.0, waiting=1.0) == delay + 1
+    assert timeline.memory_held(3, activation=0.0, waiting=1.0) == delay + 1  # no T at the end
+    sizes = [1.0, 10.0, 100.0, 1000.0]
+    # Of stage 2: its own outputs, and predictions of stage 1's. S adds one of the former when F has made way for it.
+    assert timeline.memory_held(2, activation=0.0, waiting=sizes) == (delay + 1) * (100.0 + 10.0)
+
+
 # ---- section 2: what may be claimed ----------------------------------------------------------------------------------
 
 
@@ -212,6 +223,17 @@ def test_a_target_is_as_late_as_two_hops_however_deep_the_pipeline(stages: int) 
     assert source + 2 - own == 1 + 2 * 2
 
 
+@pytest.mark.parametrize("latency", [0, 1, 2, 3, 5])
+def test_the_delay_that_it_takes_is_two_hops_in_steps_and_the_same_at_every_depth(latency: int) -> None:
+    """Fact 5: d is about 1 + 2L/(F+B+W): the T of a batch comes so many steps late that no pipeline pays for L."""
+    work, least = 3, []
+    for stages in (2, 4, 8):
+        late = (update_unlocked(delay) for delay in range(9))
+        fast = (one for one in late if period(one, unlocked(one, stages), latency=latency, steps=64) == work)
+        least.append(next(fast).lateness - 1)
+    assert least == [ceil(2 * latency / work)] * 3
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 def test_as_much_travels_as_in_a_plain_pipeline(parts: int) -> None:
     """Fact 6: h down and h up for each microbatch and cut, with or without synthesizers."""
@@ -224,6 +246,23 @@ def test_as_much_travels_as_in_a_plain_pipeline(parts: int) -> None:
         assert len(found) == 4 * parts * 2 * 2
     downs = [{action for action in found if action.kind is Kind.F} for found in sent]
     assert downs[0] == downs[1]
+
+
+@given(st.integers(2, 5), st.integers(2, 4), st.integers(1, 4), st.integers(1, 9), st.integers(0, 9))
+def test_replicas_exchange_the_synthesizers_gradients_besides_the_stages_own(
+    stages: int, replicas: int, steps: int, own: int, synthesizers: int
+) -> None:
+    """Fact 6: |SG parameters| more in each stage's exchange. The first stage is never held up by anything else."""
+    plan = unlocked(update_unlocked(), stages)
+
+    def ends(exchanged: int) -> list[float]:
+        timelines = simulate_replicas(
+            plan, [UNIT_COSTS] * replicas, steps=steps, exchange=lambda stage: own + exchanged * (stage < stages - 1)
+        )
+        return [one.end[Action(0, Kind.U, steps - 1)] for one in timelines]
+
+    assert ends(synthesizers) == [before + steps * synthesizers for before in ends(0)]
+    assert ends(0) == [steps * (3 + own)] * replicas
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.lists(st.integers(0, 5), min_size=5, max_size=5))

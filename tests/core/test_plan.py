@@ -15,17 +15,9 @@ from hypothesis import strategies as st
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
+from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan, dependencies, line_of, readers, validate
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    forward_unlocked,
-    from_text,
-    gpipe,
-    one_f_one_b,
-    sporadic,
-    update_unlocked,
-)
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, from_text, sporadic, update_unlocked
 
 NONE = Declaration(synthesizer=False, feedback=frozenset())
 OUTPUT_ERROR = Declaration(needs=frozenset({"error"}), feedback=frozenset())

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    forward_unlocked,
-    from_text,
-    gpipe,
-    one_f_one_b,
-    sporadic,
-    update_unlocked,
-)
+from synthgrad.core.pipelines import gpipe, one_f_one_b
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, from_text, sporadic, update_unlocked
 
 STAGES = st.integers(1, 5)
 PARTS = st.integers(1, 3)

@@ -17,17 +17,9 @@ from hypothesis import strategies as st
 from synthgrad.core.actions import Action, Kind, parse_actions
 from synthgrad.core.combined import eager
 from synthgrad.core.errors import DeadlockError
+from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    forward_unlocked,
-    from_text,
-    gpipe,
-    one_f_one_b,
-    sporadic,
-    update_unlocked,
-)
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, from_text, sporadic, update_unlocked
 from synthgrad.core.simulate import UNIT_COSTS, Timeline, simulate
 
 MAKES_A_GRADIENT = (Kind.S, Kind.B, Kind.I)

@@ -11,8 +11,9 @@ import torch
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.experiments.methods import METHODS, method_named
 from synthgrad.experiments.results import Result
-from synthgrad.experiments.runner import TURN, Cell, PlainLoop, run_comparison
+from synthgrad.experiments.runner import Cell, PlainLoop, run_comparison
 from synthgrad.experiments.spec import Comparison
+from synthgrad.experiments.turns import TURN
 
 SMALL = Comparison(methods=("bp", "cdni"), seeds=1, epochs=2, hidden=8, layers=2, probes=3)
 
@@ -180,6 +181,7 @@ def test_locks_are_those_of_the_plan() -> None:
         "local": ("forward",),
         "local-zero": ("forward",),
         "local-block": ("forward",),
+        "critic-block": ("forward",),
         "predsim": ("forward",),
         "dfa": ("forward", "update"),
         "stale": ("forward",),

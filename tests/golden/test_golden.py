@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from synthgrad.core.combined import eager, teach_every, true_every, warm_up
-from synthgrad.core.schedules import (
-    Schedule,
-    backprop,
-    error_broadcast,
-    forward_unlocked,
-    gpipe,
-    one_f_one_b,
-    sporadic,
-    update_unlocked,
-)
+from synthgrad.core.pipelines import gpipe, one_f_one_b
+from synthgrad.core.schedules import Schedule, backprop, error_broadcast, forward_unlocked, sporadic, update_unlocked
 
 HERE = Path(__file__).parent
 STAGES = STEPS = 3

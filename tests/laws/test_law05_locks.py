@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
 from synthgrad.core.combined import eager
 from synthgrad.core.errors import ScheduleError
+from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Lock, Plan, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
@@ -22,8 +23,6 @@ from synthgrad.core.schedules import (
     error_broadcast,
     forward_unlocked,
     from_text,
-    gpipe,
-    one_f_one_b,
     sporadic,
     update_unlocked,
 )

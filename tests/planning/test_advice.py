@@ -1,5 +1,7 @@
 """What is said of made-up models, where it is known what is right."""
 
+from dataclasses import replace
+
 import pytest
 
 from synthgrad.core.errors import LinkError, PlanningError
@@ -9,13 +11,19 @@ from synthgrad.planning.options import Family, Option
 
 
 def segments(
-    count: int = 8, *, synthesis: float = 0.0, boundary: float = 1e6, parameters: float = 1e6
+    count: int = 8,
+    *,
+    synthesis: float = 0.0,
+    boundary: float = 1e6,
+    parameters: float = 1e6,
+    prediction: float | None = None,
 ) -> list[Segment]:
     """Equal ones, of 3 seconds each: F=B=W."""
     return [
         Segment(
             f"layer{i}", 1.0, 2.0, 1.0, 1.0,
             synthesis=synthesis, boundary=boundary, parameters=parameters, activation=64e6, synthesizer=1e5,
+            prediction=prediction, input_lesson=prediction or 0.0, predictor=1e5 * (i + 1),
         )
         for i in range(count)
     ]  # fmt: skip
@@ -42,6 +50,38 @@ def test_on_free_links_every_step_takes_what_the_closed_forms_say() -> None:
         assert option.seconds == pytest.approx(seconds, rel=1e-9), name
         assert option.idle == pytest.approx(idle, abs=1e-9), name
     assert named(advice, "update_unlocked(delay=0)").extra == pytest.approx(1.8 / 24)
+
+
+def test_the_complete_unlock_pays_for_a_second_forward_pass_and_its_input_synthesizers() -> None:
+    advice = advise(segments(synthesis=0.6, prediction=0.3), devices=4, microbatches=16)
+    option = named(advice, "forward_unlocked(delay=0)")
+    assert option.family is Family.UNLOCKED and option.predicts_inputs
+    pace = 2 * 3.0 + 0.6 + 2.0 + 0.6  # F again, and twice 0.3: what P and Q take longer
+    assert option.seconds == pytest.approx(pace)
+    assert option.extra == pytest.approx((3 * 0.6 + 3 * (2.0 + 0.6)) / 24)
+    plain = named(advice, "update_unlocked(delay=0)")
+    assert option.traffic == plain.traffic == 1e6
+    # Behind a cut: the input synthesizer with its averages, and what it predicted, until it learns from the real one.
+    more = [mine - its for mine, its in zip(option.memories, plain.memories, strict=True)]
+    assert more == pytest.approx([0.0, 4 * 2e5 + 1e6, 4 * 4e5 + 1e6, 4 * 6e5 + 1e6])
+    assert not any("No row for the complete unlock" in one for one in advice.words())
+    without = advise(segments(synthesis=0.6), devices=4, microbatches=16)
+    assert not any(one.predicts_inputs for one in without.options)
+    assert any("No row for the complete unlock" in one for one in without.words())
+
+
+def test_the_complete_unlock_bears_latency_as_the_update_unlock_does() -> None:
+    advice = advise(segments(synthesis=0.6, prediction=0.3), 4, 16, ["30s"])
+    option = next(one for one in advice.options if one.predicts_inputs)
+    assert option.seconds == pytest.approx(9.2) and option.name != "forward_unlocked(delay=0)"
+
+
+def test_the_stages_of_an_option_are_those_between_its_cuts() -> None:
+    advice = advise(segments(synthesis=0.6), devices=4, microbatches=16)
+    option = named(advice, "gpipe(16)")
+    stages = advice.stages(option)
+    assert [one.name for one in stages] == ["layer1", "layer3", "layer5", "layer7"] and len(option.memories) == 4
+    assert {one.forward for one in stages} == {2.0}
 
 
 def test_memory_and_traffic_are_those_of_the_table() -> None:
@@ -91,14 +131,25 @@ def test_decoupling_wins_over_slow_links_and_the_call_says_how() -> None:
     assert advice.taken.family is Family.UNLOCKED
     call = advice.call()
     assert f"at={list(advice.taken.cuts)!r}" in call and "schedule=sg.update_unlocked(delay=" in call
-    assert call.endswith("torchrun --nproc-per-node 4 train.py")
+    assert advice.command == "torchrun --nproc-per-node 4 train.py"
     locked = advise(segments(synthesis=30.0), devices=4, microbatches=16)
     assert "synthesizer=None" in locked.call() and "schedule=sg.zero_bubble(16)" in locked.call()
+
+
+def test_the_call_names_what_the_measurement_was_given() -> None:
+    given = ("synthesizer", "input_synthesizer")
+    advice = advise(segments(synthesis=0.3, prediction=0.1), 4, 4, given=given)
+    (complete,) = (one for one in advice.options if one.predicts_inputs)
+    call = replace(advice, options=(complete,)).call()
+    assert "    synthesizer=synthesizer,\n    input_synthesizer=input_synthesizer,\n" in call
+    chosen = replace(advice, options=(complete,), given=()).call()
+    assert "    input_synthesizer=sg.MLPInputSynthesizer,\n" in chosen and "    synthesizer=" not in chosen
 
 
 def test_one_device_is_told_to_stay_as_it_is() -> None:
     advice = advise(segments(), devices=1, microbatches=1)
     assert [option.family for option in advice.options] == [Family.ALONE] and "One device" in advice.words()[0]
+    assert (advice.call(), advice.command) == ("", "python train.py")
 
 
 @pytest.mark.parametrize(("devices", "microbatches"), [(0, 4), (2, 0), (9, 9)])

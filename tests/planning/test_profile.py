@@ -1,15 +1,19 @@
 """Real models, small ones: where they can be cut, and what is measured."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from synthgrad.core.errors import PartitionError, PlanningError
+from synthgrad.core.batch import Keywords
+from synthgrad.core.errors import PartitionError, PlanningError, ShapeError
 from synthgrad.core.partition import partition
+from synthgrad.core.synthesizers import MLPInputSynthesizer
 from synthgrad.models import transformer
 from synthgrad.planning.advice import plan_for
 from synthgrad.planning.candidates import cut_everywhere, places
-from synthgrad.planning.profile import balanced_cuts, profile
+from synthgrad.planning.profile import MOST_PREDICTED, balanced_cuts, profile
 
 
 class Skipping(nn.Module):
@@ -92,6 +96,58 @@ def test_a_segment_is_measured_and_the_model_is_left_as_it_was() -> None:
     assert first.lesson > 0 and first.synthesizer > 0 and (last.lesson, last.synthesis, last.synthesizer) == (0, 0, 0)
     for one in (first, last):
         assert min(one.forward, one.backward, one.weight_half, one.update) > 0
+
+
+class Masked(nn.Module):
+    """Takes a mask by name, and will not do without."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 8), norm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x * mask)) * mask)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])  # with buffers, and without
+def test_a_sample_with_keyword_arguments_is_measured(norm: type[nn.Module]) -> None:
+    model, (x, y) = classes(Masked(norm))
+    sample = (x, Keywords(mask=torch.ones(16, 1)), y)
+    assert [one.name for one in profile(model, sample, seconds=0.01)] == ["first", "norm", "output"]
+    assert len(balanced_cuts(model, sample, 2, seconds=0.01)) == 1
+    advice = plan_for(model, sample, devices=2, seconds=0.01)
+    assert advice.decoupled is not None and len(advice.taken.cuts) == 1
+
+
+def test_an_input_synthesizer_is_measured_where_the_first_input_has_values() -> None:
+    model, sample = classes(nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 8)))
+    first, last = profile(model, sample, seconds=0.01)
+    assert first.prediction is not None and first.prediction > 0 and first.input_lesson > 0
+    assert first.predictor == ((8 * 256 + 256) + (256 * 64 + 64)) * 4
+    assert (last.prediction, last.input_lesson, last.predictor) == (None, 0.0, 0.0)
+    words = torch.randint(0, 9, (4, 6))
+    found = profile(transformer(9, width=8, heads=2, layers=1, context=6), (words, words), seconds=0.01)
+    assert {one.prediction for one in found} == {None}
+    wide = nn.Sequential(nn.Linear(8, MOST_PREDICTED), nn.Linear(MOST_PREDICTED, 8))
+    assert profile(wide, classes(wide)[1], seconds=0.01)[0].prediction is None
+
+
+def test_an_input_synthesizer_of_ones_own_is_measured_or_refused() -> None:
+    model, sample = classes(nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 8)))
+    wide, narrow = (
+        profile(model, sample, seconds=0.01, input_synthesizer=partial(MLPInputSynthesizer, hidden=hidden))[0]
+        for hidden in (512, 2)
+    )
+    assert wide.predictor > narrow.predictor > 0
+    with pytest.raises(ShapeError, match="input synthesizer behind '0'"):
+        profile(model, sample, seconds=0.01, input_synthesizer=lambda given, _: MLPInputSynthesizer(given, (3,)))
+
+
+def test_measuring_leaves_the_random_state_as_it_was() -> None:
+    model, sample = classes(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8)))
+    state = torch.random.get_rng_state()
+    profile(model, sample, seconds=0.01)
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_cuts_are_balanced_by_what_is_measured() -> None:

@@ -14,11 +14,15 @@ from rich.text import Text
 
 from synthgrad.core.errors import PlanningError
 from synthgrad.core.links import parse_links
+from synthgrad.experiments.report.drawing import shortened
 from synthgrad.planning.advice import Advice, plan_for, size_text, time_text
+from synthgrad.planning.balance import prediction
 from synthgrad.planning.options import Family
+from synthgrad.planning.script import script
 
 __all__ = ["load", "plan"]
 
+NUMBERS = 66  # columns of the terminal that the table of stages takes but its first column
 _FORM = "expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
 
 
@@ -67,7 +71,12 @@ def plan(
     for paragraph in advice.words():
         console.print(Text(paragraph))
         console.print()
-    console.print(Text(advice.call()), soft_wrap=True)
+    if advice.decoupled is not None:
+        console.print(_stages(advice, console.width))
+        console.print(Text(_OF_STAGES.replace("\n", " "), style="dim"))
+        console.print()
+        console.print(Text(script(advice, build, sample[-1], loss=loss is not None)), soft_wrap=True)
+    console.print(Text(advice.command), soft_wrap=True)
     return 0
 
 
@@ -95,6 +104,29 @@ def _table(advice: Advice) -> Table:
     return table
 
 
+def _stages(advice: Advice, width: int) -> Table:
+    option = advice.taken
+    title = f"Stages of {option.name}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("stage", no_wrap=True)
+    for heading in ("forward", "backward", "update", "extra", "kept", "sends", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    stages = advice.stages(option)
+    for index, (stage, memory) in enumerate(zip(stages, option.memories, strict=True)):
+        extra = stage.extra if option.family is Family.UNLOCKED else 0.0
+        if option.predicts_inputs and index > 0:
+            extra += prediction(stages[index - 1], stage.forward)
+        times = (stage.forward, stage.backward, stage.update, extra)
+        sizes = (stage.activation, stage.boundary, memory)
+        written = [time_text(value) if value else "-" for value in times]
+        written += [size_text(value) if value else "-" for value in sizes]
+        table.add_row(shortened(f"{index} {stage.name}", max(12, width - NUMBERS)), *written)
+    return table
+
+
+_OF_STAGES = """\
+Of a whole batch. A stage goes by the name of its last submodule. extra: what synthesizers add. kept: activations that
+autograd keeps for the backward pass. sends: the activation at its cut."""
 _COLUMNS = """\
 step: on one batch, once all devices are busy. memory: on the fullest device, with Adam's averages. per link: bytes a
 step, one way, on the busiest link. extra: synthesizers' work, as a share of the model's own."""

@@ -14,22 +14,27 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.core.actions import Action, Kind, format_actions, parse_actions
+from synthgrad.core.actions import Action, format_actions, parse_actions
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.jitter import jittered
-from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
-from synthgrad.core.plan import Declaration, Lock, Plan, stage_locks, validate
+from synthgrad.core.pipelines import (
+    eager_one_f_one_b,
+    gpipe,
+    interleaved,
+    one_f_one_b,
+    pipedream_2bw,
+    zero_bubble,
+)
+from synthgrad.core.plan import Lock, Plan, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
     backprop,
     forward_unlocked,
     from_text,
-    gpipe,
-    one_f_one_b,
     sporadic,
     update_unlocked,
 )
-from synthgrad.core.simulate import UNIT_COSTS, simulate
+from synthgrad.core.simulate import UNIT_COSTS, asked_of, simulate
 from synthgrad.experiments.names import named
 
 __all__ = ["BUILDERS", "app"]
@@ -132,24 +137,7 @@ def _plan_of(text: str, microbatches: int | None, stages: int | None, steps: int
 def _plan(schedule: Schedule, stages: int, steps: int) -> Plan:
     if stages < 1:
         raise ScheduleError(f"stages is {stages}: expected 1 or more")
-    # Steps that repeat show all that they ever ask in the first period that has its late actions.
-    late, period = schedule.lateness, schedule.period
-    looked = range(late, late + period) if period else range(late + steps)
-    asked: list[set[Kind]] = [set() for _ in range(stages)]
-    for step in looked:
-        for stage, kind, _ in schedule.actions(stages, step):
-            if stage < stages:
-                asked[stage].add(kind)
-    return Plan(
-        schedule,
-        tuple(
-            Declaration(
-                synthesizer=stage < stages - 1 and not kinds.isdisjoint((Kind.S, Kind.T)),
-                input_synthesizer=stage > 0 and not kinds.isdisjoint((Kind.P, Kind.Q)),
-            )
-            for stage, kinds in enumerate(asked)
-        ),
-    )
+    return asked_of(schedule, stages, steps=steps)
 
 
 # ---- the commands ----------------------------------------------------------------------------------------------------

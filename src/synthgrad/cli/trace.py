@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from synthgrad.core.errors import TraceError
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["trace"]
 
+NUMBERS = 65  # columns of the terminal that all of the table takes but its first column
 PREDICTED = 20  # steps, or as many as there are
 
 
@@ -28,7 +31,7 @@ def trace(
     """Where the time of a traced run went: work, waits by the lock they are due to; draws trace.svg and trace.html.
 
     Args:
-        folder: that the run gave to synthgrad.trace.
+        folder: that the run gave to synthgrad.trace, or the one that holds it as trace/.
         steps: which to draw, such as 10:13 (the end is not drawn); a few in the middle, if not given.
         perfetto: write the whole trace to this file, for ui.perfetto.dev.
         simulate: play the plan with the trace's own costs, and print that beside what was measured.
@@ -36,7 +39,7 @@ def trace(
     from synthgrad.experiments.traces import read_trace
     from synthgrad.experiments.traces.page import html, middle, picture
     from synthgrad.experiments.traces.perfetto import perfetto as exported
-    from synthgrad.experiments.traces.table import share_rows, spans
+    from synthgrad.experiments.traces.table import NEITHER, spans
 
     found = read_trace(folder)
     console = Console(highlight=False)
@@ -45,29 +48,39 @@ def trace(
     if not found.steps:
         raise TraceError(f"{folder}: no step is whole on all ranks; trace at least two steps, and leave the context")
     chosen = _steps(steps, found.steps) if steps else middle(found)
-    whole = f"{found.steps[0]} to {found.steps[-1]}"
-    table = Table(
-        title=f"{found.plan.schedule.name}, steps {whole}: % of a rank's time, waits by lock", title_justify="left"
-    )
-    headings, rows = share_rows(found)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _print_shares(found, console)
     for span in spans(found):
         console.print(span.text(), soft_wrap=True)
+    console.print(Text(NEITHER, style="dim"))
     if len(set(found.plan.ranks)) == 1 and len(found.plan.ranks) > 1:
         console.print("One process waits for nobody; --simulate tells what a process for each stage would wait for.")
     if simulate:
         _print_predictions(found, console)
     _write(folder / "trace.svg", picture(found, chosen))
     _write(folder / "trace.html", html(found, chosen, folder.resolve().name))
-    console.print(f"Drawn, steps {chosen[0]} to {chosen[-1]}: {folder / 'trace.svg'}, trace.html", soft_wrap=True)
+    console.print(f"Drawn, {_named(chosen)}: {folder / 'trace.svg'}, trace.html", soft_wrap=True)
     if perfetto is not None:
         _write(perfetto, exported(found))
         console.print(f"For ui.perfetto.dev: {perfetto}", soft_wrap=True)
     return 0
+
+
+def _print_shares(found: "Trace", console: Console) -> None:
+    from synthgrad.experiments.report.drawing import shortened
+    from synthgrad.experiments.traces.table import CAPTION, share_rows
+
+    title = f"{found.plan.schedule.name}, {_named(found.steps)}: % of a rank's time, waits by lock"
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    headings, rows = share_rows(found)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, *numbers in rows:
+        table.add_row(shortened(name, max(12, console.width - NUMBERS)), *numbers)
+    console.print(table)
+    console.print(Text(CAPTION, style="dim"))
+    console.print()
 
 
 def _print_predictions(found: "Trace", console: Console) -> None:
@@ -80,7 +93,7 @@ def _print_predictions(found: "Trace", console: Console) -> None:
         predictions.append(predict(found, steps, ranks=range(len(found.plan.ranks))))
     first = predictions[0]
     console.print(
-        f"Steps {steps[0]} to {steps[-1]} took {1e3 * first.measured:.2f} ms, played with the trace's median costs "
+        f"{_named(steps).capitalize()} took {1e3 * first.measured:.2f} ms, played with the trace's median costs "
         f"{1e3 * first.predicted:.2f} ms ({first.predicted / first.measured:.2f} of it).",
         soft_wrap=True,
     )
@@ -90,6 +103,10 @@ def _print_predictions(found: "Trace", console: Console) -> None:
         console.print(
             f"Played with {who}: {1e3 * one.predicted:.2f} ms, waiting {waiting or 'for nothing'}.", soft_wrap=True
         )
+
+
+def _named(steps: range) -> str:
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
 
 
 def _steps(text: str, there: range) -> range:

@@ -92,8 +92,9 @@ def train(options: Options) -> int:
 
 def _run(options: Options, listeners: tuple[Display, Interrupt]) -> Result:
     """Train and, if that went well, save."""
-    from synthgrad.experiments.runner import Cell, threads  # brings torch: the table is there before it
+    from synthgrad.experiments.runner import Cell  # brings torch: the table is there before it
     from synthgrad.experiments.saving import save_plain
+    from synthgrad.experiments.turns import threads
 
     def tell(event: Event, labels: Mapping[str, Any]) -> None:
         for listener in listeners:

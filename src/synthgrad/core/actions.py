@@ -65,7 +65,7 @@ class Action(NamedTuple):
 
 
 def parse_actions(text: str) -> tuple[Action, ...]:
-    """Actions separated by white space; inverse of `format_actions`. Raises `ScheduleError` on a malformed one."""
+    """Actions in a text, separated by white space; inverse of `format_actions`. Raises `ScheduleError` on a malformed one."""
     return tuple(Action.parse(word) for word in text.split())
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import ScheduleError
-from synthgrad.core.schedules import Schedule, at_least, gpipe, microbatches_of
+from synthgrad.core.pipelines import gpipe
+from synthgrad.core.schedules import Schedule, at_least, microbatches_of
 
 __all__ = ["eager", "teach_every", "true_every", "warm_up"]
 

@@ -8,13 +8,12 @@ A cut is the output of a named submodule. A chain (`nn.Sequential`) is sliced. A
 What ended before the piece is replaced by stubs that return zeros of the recorded shape; the cut's submodule returns
 what was received; the forward ends, by an exception, when the next cut's submodule has its output. Whatever the model
 computes between its submodules from the raw batch (masks, positions) is simply computed again: every piece has the
-batch. Whatever else crosses a cut would be zeros in the piece, and wrong; so the pieces are tried on the sample, with
-NaN for zeros, and must give the model's values bit for bit.
+batch. Whatever else crosses a cut would be zeros in the piece, and wrong; so the pieces are tried (`bypass`).
 """
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import cut
+from synthgrad.core.bypass import expect_no_bypass, expect_state_apart
 from synthgrad.core.errors import PartitionError, Verdict
 from synthgrad.core.interface import Interface
-from synthgrad.core.piece import Answer, Excerpt, Piece, Slice
+from synthgrad.core.piece import Excerpt, Piece, Slice
 from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.recording import Recorder, Recording, record
 
@@ -97,19 +97,20 @@ def _taken_apart(model: nn.Module, names: list[str], sample: tuple[Any, ...], re
     rows = next((len(t) for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim() > 0), 0)
     leaves = {name: leaf for name in names if (leaf := _leaf(name, recording, rows)) is not None}
     names = sorted(names, key=lambda name: recording.calls[name][0].end)
-    edges = [_crosses(name, recording, leaves) for name in names]
+    edges = _edges(names, recording, leaves)
 
     pieces = _pieces(model, names, recording, leaves)
-    _expect_state_apart(model, pieces, sample, recording)
+    expect_state_apart(model, pieces, sample, recording)
     try:
-        _try_pieces(pieces, names, sample, recording, leaves)
+        expect_no_bypass(pieces, names, edges, sample, recording)
     except PartitionError:
         # Random numbers that the model draws between its submodules are drawn by several pieces, so that their streams
         # differ from the whole model's; where none are drawn, the pieces must agree all the same.
         if not model.training:
             raise
         with _evaluating(model):
-            _try_pieces(pieces, names, sample, record(model, sample, keep=True), leaves)
+            again = record(model, sample, keep=True)
+            expect_no_bypass(pieces, names, _edges(names, again, leaves), sample, again)
     parameters = _parameters(model, pieces, sample, [None, *edges], names)
     return Partition(tuple(names), pieces, parameters, tuple(edges), recording.output)
 
@@ -140,10 +141,10 @@ def _find(name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
     raise PartitionError(f"at: the model has no submodule {name!r}; the nearest names are {', '.join(map(repr, near))}")
 
 
-def _crosses(name: str, recording: Recording, leaves: Mapping[str, int]) -> Tensor:
-    """What crosses the cut."""
-    output = recording.calls[name][0].output
-    return pytree.tree_leaves(output)[leaves[name]] if name in leaves else output
+def _edges(names: Sequence[str], recording: Recording, leaves: Mapping[str, int]) -> list[Tensor]:
+    """What crosses each cut."""
+    outputs = ((name, recording.calls[name][0].output) for name in names)
+    return [pytree.tree_leaves(output)[leaves[name]] if name in leaves else output for name, output in outputs]
 
 
 def _leaf(name: str, recording: Recording, rows: int) -> int | None:
@@ -192,99 +193,6 @@ def _pieces(model: nn.Module, names: list[str], recording: Recording, leaves: Ma
     )
 
 
-# ---- what crosses a cut ----------------------------------------------------------------------------------------------
-
-
-def _try_pieces(
-    pieces: tuple[Piece, ...],
-    names: list[str],
-    sample: tuple[Any, ...],
-    recording: Recording,
-    leaves: Mapping[str, int],
-) -> None:
-    """Run each piece alone on the sample. Raises `PartitionError`, naming what bypasses a cut."""
-    with random_preserved([*pieces[0].parameters()]):  # the pieces in turn draw the random numbers of one pass
-        for index, piece in enumerate(pieces):
-            received = _crosses(names[index - 1], recording, leaves) if index else None
-            expected = _crosses(names[index], recording, leaves) if index < len(names) else recording.output
-            what = _crossing(piece, sample, received, expected, recording) if isinstance(piece, Excerpt) else None
-            if what is not None:
-                raise PartitionError(
-                    f"{what} bypasses the cut at {names[max(index - 1, 0)]!r} and is used behind it; cut where only "
-                    f"one tensor passes, for instance at the end of the block that contains both",
-                    verdict=Verdict.NOT_YET,
-                )
-            _gives(piece, sample, received, expected)  # draws the random numbers that are this piece's
-
-
-def _gives(
-    piece: Piece, sample: tuple[Any, ...], received: Tensor | None, expected: Any, answer: Answer | None = None
-) -> bool:
-    """Whether the piece, run alone, gives what is expected; on the way, whether it writes into what it receives."""
-    given = None if received is None else received.clone()
-    version = None if given is None else given._version
-    if isinstance(piece, Excerpt):
-        piece.answer_with(answer)
-    try:
-        with torch.no_grad():
-            return _same(call_preserved(piece, sample, given), expected)
-    except _TRIED:
-        return False
-    finally:
-        piece.changes_input |= given is not None and given._version != version
-        if isinstance(piece, Excerpt):
-            piece.answer_with(None)
-
-
-# What a forward pass may raise when it computes with values that make no sense: an index out of range, say.
-_TRIED = (RuntimeError, IndexError, ValueError, AssertionError)
-
-
-def _crossing(
-    piece: Excerpt, sample: tuple[Any, ...], received: Tensor | None, expected: Any, recording: Recording
-) -> str | None:
-    """What the piece uses besides what it received, as text; None if that is nothing. Draws no random numbers."""
-
-    def gives(answer: Answer) -> bool:
-        with random_preserved([*piece.parameters()]):
-            return _gives(piece, sample, received, expected, answer)
-
-    def truth(name: str, call: int) -> Any:
-        return recording.calls[name][call].output
-
-    wrong = (_wrong(recording, _nan), _wrong(recording, _other))
-    if all(gives(answer) for answer in wrong):
-        return None
-    if not gives(truth):
-        return "something computed before it"
-    for answer in wrong:
-        for suspect in piece.stubs():
-
-            def one_wrong(name: str, call: int, a: Answer = answer, wrong: str = suspect) -> Any:
-                return (a if name == wrong else truth)(name, call)
-
-            if not gives(one_wrong):
-                return f"{'more of ' * (suspect == piece.stand_ins.entry)}the output of {suspect!r}"
-    return None  # the piece only cannot bear all of these values at once
-
-
-def _wrong(recording: Recording, change: Callable[[Tensor], Tensor]) -> Answer:
-    """Stubs answer what the submodules returned, changed."""
-    return lambda name, call: pytree.tree_map_only(Tensor, change, recording.calls[name][call].output)
-
-
-def _nan(values: Tensor) -> Tensor:
-    """NaN; where the type has none, other values."""
-    return torch.full_like(values, torch.nan) if values.is_floating_point() or values.is_complex() else _other(values)
-
-
-def _other(values: Tensor) -> Tensor:
-    """Other values of the same type, which a comparison passes on where it would not NaN."""
-    if values.dtype is torch.bool:
-        return ~values
-    return 1 - 2 * values if values.is_floating_point() or values.is_complex() else values + 1
-
-
 @contextmanager
 def _evaluating(model: nn.Module) -> Generator[None]:
     """Every submodule in eval mode; each goes back to its own mode."""
@@ -295,45 +203,6 @@ def _evaluating(model: nn.Module) -> Generator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _expect_state_apart(
-    model: nn.Module, pieces: tuple[Piece, ...], sample: tuple[Any, ...], recording: Recording
-) -> None:
-    """Raise `PartitionError` if a module that contains a cut changes its own state: each piece would do it again."""
-    names = {id(module): name for name, module in model.named_modules()}
-    for module in pieces[0].split() if isinstance(pieces[0], Excerpt) else []:
-        name = names[id(module)]
-        remedy = f"move it into a submodule of its own, or cut around {name or 'the model'!r}"
-        for key, _ in module.named_buffers(recurse=False):
-            full = f"{name}.{key}".lstrip(".")
-            if full in recording.changed:
-                raise PartitionError(
-                    f"the buffer {full!r} is changed by a module that contains a cut, so every piece would change it; "
-                    f"{remedy}"
-                )
-        for full in sorted(recording.moved):  # what moves once and then stays is a cache, made anew where it is missing
-            own = full.rpartition(".")[0] == name
-            if own and full in record(model, sample, keep=False).moved:
-                raise PartitionError(
-                    f"the attribute {full!r}, no tensor of the model's state, is changed by a module that contains a "
-                    f"cut, and the pieces would not pass it on; {remedy}"
-                )
-
-
-def _same(got: Any, expected: Any) -> bool:
-    """Whether two trees are equal: bit for bit on the CPU, nearly elsewhere, where kernels may add in any order."""
-    ours, theirs = pytree.tree_leaves(got), pytree.tree_leaves(expected)
-    if len(ours) != len(theirs):
-        return False
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            close = torch.equal if a.device.type == "cpu" else torch.allclose
-            if a.shape != b.shape or not close(a, b):
-                return False
-        elif type(a) is not type(b):
-            return False
-    return True
 
 
 # ---- whose parameter is it -------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""Pipelines of the literature that idle less than `gpipe` and `one_f_one_b`: the ones to be compared with.
+"""Pipelines of the literature: a batch in microbatches, of which several are under way.
 
+    gpipe(2)                     0F0 1F0 0F1 1F1 1B0 0B0 1B1 0B1   all forward, then all backward
+    one_f_one_b(2)               0F0 0F1 1F0 1B0 0B0 1F1 1B1 0B1   as early backward as can be: fewer activations held
     eager_one_f_one_b(4)         more forwards under way, so that slow links are waited for less
     interleaved(2, ranks=2)      four stages, 0 and 2 on one rank, 1 and 3 on the other
-    zero_bubble(2)               0F0 1F0 1I0 1F1 0F1 1I1 0I0 0W0 ..   B in two halves, W where a rank would wait
+    zero_bubble(2)               0F0 1F0 0F1 1I0 0I0 1F1 0W0 1I1 ..   B in two halves, W where a rank would wait
     pipedream_2bw(2)             F of the next batch before B of this one: never empty, but on old weights
 
-Each is worked out as one program for each rank; a program says in which order, and `_listed` puts them together.
+Most are worked out as one program for each rank; a program says in which order, and `_listed` puts them together.
 """
 
 from collections.abc import Iterator
@@ -13,9 +15,50 @@ from itertools import chain
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import ScheduleError
-from synthgrad.core.schedules import Schedule
+from synthgrad.core.schedules import Schedule, at_least, microbatches_of
 
-__all__ = ["eager_one_f_one_b", "interleaved", "pipedream_2bw", "zero_bubble"]
+__all__ = ["eager_one_f_one_b", "gpipe", "interleaved", "one_f_one_b", "pipedream_2bw", "zero_bubble"]
+
+
+def gpipe(microbatches: int) -> Schedule:
+    """Back-propagation in microbatches: all forward, then all backward. Huang et al. 2019, arXiv:1811.06965.
+
+    Raises:
+        ScheduleError: fewer microbatches than one.
+    """
+    at_least("gpipe: microbatches", microbatches, 1)
+
+    def order(stages: int, step: int) -> list[Action]:
+        parts = microbatches_of(step, microbatches)
+        forward = [Action(stage, Kind.F, part) for part in parts for stage in range(stages)]
+        backward = [Action(stage, Kind.B, part) for part in parts for stage in reversed(range(stages))]
+        return forward + backward + [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
+
+    return Schedule(f"gpipe({microbatches})", order, microbatches, period=1)
+
+
+def one_f_one_b(microbatches: int) -> Schedule:
+    """Back-propagation in microbatches, one forward one backward. Narayanan et al. 2019 (PipeDream), arXiv:1806.03377.
+
+    Stage k of P runs P-k forwards ahead, then alternates; so it holds at most P-k activations. With one tick for
+    either, B of microbatch m ends up at tick 2P-1-k+2m, and the F that follows B of microbatch m-(P-k) at tick k+2m.
+
+    Raises:
+        ScheduleError: fewer microbatches than one.
+    """
+    at_least("one_f_one_b: microbatches", microbatches, 1)
+
+    def order(stages: int, step: int) -> list[Action]:
+        ticks: list[tuple[int, Action]] = []
+        for stage in range(stages):
+            for index, part in enumerate(microbatches_of(step, microbatches)):
+                ahead = index < stages - stage
+                ticks.append((stage + index if ahead else stage + 2 * index, Action(stage, Kind.F, part)))
+                ticks.append((2 * stages - 1 - stage + 2 * index, Action(stage, Kind.B, part)))
+        last = (step + 1) * microbatches - 1
+        return [action for _, action in sorted(ticks)] + [Action(stage, Kind.U, last) for stage in range(stages)]
+
+    return Schedule(f"one_f_one_b({microbatches})", order, microbatches, period=1)
 
 
 def eager_one_f_one_b(microbatches: int, *, ahead: int = 1) -> Schedule:
@@ -23,6 +66,9 @@ def eager_one_f_one_b(microbatches: int, *, ahead: int = 1) -> Schedule:
 
     For every stage behind it, a stage runs 1 + ahead forwards before its first backward; one_f_one_b runs one. A round
     trip of a message then has the time of `ahead` microbatches more, and as many more activations are held.
+
+    Raises:
+        ScheduleError: fewer microbatches than one, or `ahead` below 0.
     """
     name = f"eager_one_f_one_b({microbatches}, ahead={ahead})"
     if microbatches < 1 or ahead < 0:
@@ -85,7 +131,7 @@ def zero_bubble(microbatches: int) -> Schedule:
     """B in two halves: W, for which nobody waits, fills the gaps. ZB-H1 of Qi et al. 2023, arXiv:2401.10241, section 2.
 
     As many forwards ahead as in `one_f_one_b`, and W of stage k comes k microbatches behind its I: so every stage holds
-    as many activations as the first one of `one_f_one_b`.
+    as many activations as the first one of `one_f_one_b`. Raises `ScheduleError` where there is no microbatch.
     """
     if microbatches < 1:
         raise ScheduleError(f"zero_bubble: microbatches={microbatches}: expected a whole number of at least 1")

@@ -87,7 +87,11 @@ class Plan:
         return [action for step in range(steps) for action in self.actions(step)] + list(self.flush(steps))
 
     def lines(self, step: int, *, since: int = 0) -> list["Line"]:
-        """The actions of a step, each with what it waits for and who waits for it."""
+        """The actions of a step, each with what it waits for and who waits for it.
+
+        Raises:
+            ScheduleError: an action waits for one that is not in the plan.
+        """
         model = self._model(step)
         shift, first = (step - model) * self.schedule.microbatches, since * self.schedule.microbatches
         return [_later(line, shift) for line in _lines(self, model) if line.action.microbatch + shift >= first]
@@ -310,7 +314,7 @@ class Lock(StrEnum):
 
 
 def locks(plan: Plan, steps: int | None = None) -> frozenset[Lock]:
-    """The locks of the plan: those of all its stages together."""
+    """The locks of the plan: those of all its stages together; arguments and errors as for `stage_locks`."""
     return frozenset().union(*stage_locks(plan, steps))
 
 
@@ -322,6 +326,9 @@ def stage_locks(plan: Plan, steps: int | None = None) -> tuple[frozenset[Lock], 
     Args:
         plan: the plan.
         steps: how many steps to look at; the default suffices for schedules that repeat.
+
+    Raises:
+        ScheduleError: an action waits for one that is not in the plan.
     """
     steps = plan.schedule.lateness + max(8, plan.schedule.period) if steps is None else steps
     actions = plan.run_of(steps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.batch import arguments
-from synthgrad.core.preserve import random_preserved
+from synthgrad.core.preserve import random_preserved, uncompiled
 
 __all__ = ["Call", "Recorder", "Recording", "record"]
 
@@ -84,11 +84,12 @@ def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recordin
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         before_it = _remembered(model)
-        with torch.no_grad(), random_preserved([*tensors, *model.parameters()]):
+        with torch.no_grad(), uncompiled(), random_preserved([*tensors, *model.parameters()]):
             output = values(torch.func.functional_call(model, buffers, *arguments(inputs)))
     finally:
         for handle in handles:
             handle.remove()
+        torch.clear_autocast_cache()  # its casts were made without gradients
     changed = frozenset(name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name]))
     now = _remembered(model)
     moved = frozenset(name for name in before_it | now if _differs(before_it.get(name), now.get(name)))

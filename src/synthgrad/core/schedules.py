@@ -22,8 +22,6 @@ from synthgrad.core.errors import ScheduleError
 __all__ = [
     "Schedule",
     "backprop",
-    "gpipe",
-    "one_f_one_b",
     "update_unlocked",
     "forward_unlocked",
     "error_broadcast",
@@ -109,46 +107,15 @@ def backprop(*, teach: bool = False) -> Schedule:
     return Schedule("backprop(teach=True)" if teach else "backprop()", order, period=1)
 
 
-def gpipe(microbatches: int) -> Schedule:
-    """Back-propagation in microbatches: all forward, then all backward. Huang et al. 2019, arXiv:1811.06965."""
-    at_least("gpipe: microbatches", microbatches, 1)
-
-    def order(stages: int, step: int) -> list[Action]:
-        parts = microbatches_of(step, microbatches)
-        forward = [Action(stage, Kind.F, part) for part in parts for stage in range(stages)]
-        backward = [Action(stage, Kind.B, part) for part in parts for stage in reversed(range(stages))]
-        return forward + backward + [Action(stage, Kind.U, parts[-1]) for stage in range(stages)]
-
-    return Schedule(f"gpipe({microbatches})", order, microbatches, period=1)
-
-
-def one_f_one_b(microbatches: int) -> Schedule:
-    """Back-propagation in microbatches, one forward one backward. Narayanan et al. 2019 (PipeDream), arXiv:1806.03377.
-
-    Stage k of P runs P-k forwards ahead, then alternates; so it holds at most P-k activations. With one tick for
-    either, B of microbatch m ends up at tick 2P-1-k+2m, and the F that follows B of microbatch m-(P-k) at tick k+2m.
-    """
-    at_least("one_f_one_b: microbatches", microbatches, 1)
-
-    def order(stages: int, step: int) -> list[Action]:
-        ticks: list[tuple[int, Action]] = []
-        for stage in range(stages):
-            for index, part in enumerate(microbatches_of(step, microbatches)):
-                ahead = index < stages - stage
-                ticks.append((stage + index if ahead else stage + 2 * index, Action(stage, Kind.F, part)))
-                ticks.append((2 * stages - 1 - stage + 2 * index, Action(stage, Kind.B, part)))
-        last = (step + 1) * microbatches - 1
-        return [action for _, action in sorted(ticks)] + [Action(stage, Kind.U, last) for stage in range(stages)]
-
-    return Schedule(f"one_f_one_b({microbatches})", order, microbatches, period=1)
-
-
 def update_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
     """Every stage updates as the batch passes. Jaderberg et al. 2016, arXiv:1608.05343, section 2.
 
     Args:
         delay: S of step t uses the synthesizer as T of step t-delay-1 left it; 0 is the paper's.
         microbatches: parts of the batch whose gradients are accumulated before the update.
+
+    Raises:
+        ScheduleError: a delay below 0, or fewer microbatches than one.
     """
     at_least("update_unlocked: delay", delay, 0)
     at_least("update_unlocked: microbatches", microbatches, 1)
@@ -176,6 +143,9 @@ def forward_unlocked(delay: int = 0, *, microbatches: int = 1) -> Schedule:
     Args:
         delay: P and S of step t use the synthesizers as Q and T of step t-delay-1 left them.
         microbatches: parts of the batch whose gradients are accumulated before the update.
+
+    Raises:
+        ScheduleError: a delay below 0, or fewer microbatches than one.
     """
     at_least("forward_unlocked: delay", delay, 0)
     at_least("forward_unlocked: microbatches", microbatches, 1)
@@ -209,6 +179,9 @@ def error_broadcast(*, microbatches: int = 1) -> Schedule:
 
     Args:
         microbatches: parts of the batch whose gradients are accumulated before the update.
+
+    Raises:
+        ScheduleError: fewer microbatches than one.
     """
     at_least("error_broadcast: microbatches", microbatches, 1)
 
@@ -233,6 +206,9 @@ def sporadic(p: float, seed: int = 0, *, delay: int = 0) -> Schedule:
         p: probability that a stage takes part in a step's learning.
         seed: of the draws; the draw of a step depends on nothing but seed and step.
         delay: as in `update_unlocked`.
+
+    Raises:
+        ScheduleError: p is no probability, or a delay below 0.
     """
     if not 0.0 <= p <= 1.0:
         raise ScheduleError(f"sporadic: p={p}: expected a probability between 0 and 1")

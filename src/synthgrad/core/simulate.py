@@ -13,9 +13,10 @@ from functools import cached_property
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import DeadlockError
 from synthgrad.core.links import Link
-from synthgrad.core.plan import BACKWARD, Plan, dependencies
+from synthgrad.core.plan import BACKWARD, Declaration, Plan, dependencies
+from synthgrad.core.schedules import Schedule
 
-__all__ = ["UNIT_COSTS", "Costs", "Links", "Sizes", "Timeline", "simulate", "simulate_replicas"]
+__all__ = ["UNIT_COSTS", "Costs", "Links", "Sizes", "Timeline", "asked_of", "simulate", "simulate_replicas"]
 
 # In units of one forward pass; a full backward pass is twice a forward pass (input gradient and weight gradient).
 UNIT_COSTS: Mapping[Kind, float] = {
@@ -76,7 +77,8 @@ class Timeline:
         Args:
             rank: whose stages.
             activation: bytes that autograd keeps for the backward pass of one microbatch; one value, or one per stage.
-            waiting: bytes of a stage's output, which is kept from S to T for the synthesizer's lesson.
+            waiting: bytes of a stage's output, which is kept from S to T for the synthesizer's lesson; and, as it was
+                predicted, in the next stage from P to Q.
         """
 
         def of(value: float | Sequence[float]) -> Callable[[int], float]:
@@ -96,22 +98,52 @@ class Timeline:
     def _peak(
         self, program: Iterable[Action], activation: Callable[[int], float], waiting: Callable[[int], float]
     ) -> float:
-        """Up with the pass that learns, down with the end of its backward pass; up with S, down with T."""
-        held, most = dict[tuple[int, int, bool], float](), 0.0
+        """Up with the pass that learns, down with the end of its backward pass; likewise from S to T, from P to Q."""
+        held, most = dict[tuple[int, int, Kind], float](), 0.0  # till which of the stage's actions
         for stage, kind, microbatch in program:
             forward = Kind.P if self.plan.stages[stage].input_synthesizer else Kind.F
             kinds = self.plan.kinds(stage, microbatch)
             if kind is forward and not kinds.isdisjoint(BACKWARD):
-                held[stage, microbatch, False] = activation(stage)
+                held[stage, microbatch, Kind.B] = activation(stage)
+                if kind is Kind.P and Kind.Q in kinds:
+                    held[stage, microbatch, Kind.Q] = waiting(stage - 1)
                 most = max(most, sum(held.values()))
             elif kind is Kind.W or (kind in BACKWARD and Kind.W not in kinds):
-                held.pop((stage, microbatch, False), None)
+                held.pop((stage, microbatch, Kind.B), None)
                 if kind is Kind.S and Kind.T in kinds:
-                    held[stage, microbatch, True] = waiting(stage)
+                    held[stage, microbatch, Kind.T] = waiting(stage)
                     most = max(most, sum(held.values()))
-            elif kind is Kind.T:
-                held.pop((stage, microbatch, True), None)
+            elif kind in (Kind.T, Kind.Q):
+                held.pop((stage, microbatch, kind), None)
         return most
+
+
+def asked_of(schedule: Schedule, stages: int, *, steps: int = 1) -> Plan:
+    """The schedule on stages that have what it asks of them, synthesizers and input synthesizers: to play it.
+
+    Args:
+        schedule: whichever.
+        stages: how many.
+        steps: how many are looked at, where they do not repeat.
+
+    Raises:
+        ScheduleError: no stages; or the schedule is not one for so many.
+    """
+    # Steps that repeat show all that they ever ask in the first period that has its late actions.
+    late, period = schedule.lateness, schedule.period
+    asked: list[set[Kind]] = [set() for _ in range(stages)]
+    for step in range(late, late + period) if period else range(late + steps):
+        for stage, kind, _ in schedule.actions(stages, step):
+            if stage < stages:
+                asked[stage].add(kind)
+    declared = (
+        Declaration(
+            synthesizer=stage < stages - 1 and not kinds.isdisjoint((Kind.S, Kind.T)),
+            input_synthesizer=stage > 0 and not kinds.isdisjoint((Kind.P, Kind.Q)),
+        )
+        for stage, kinds in enumerate(asked)
+    )
+    return Plan(schedule, tuple(declared))
 
 
 def simulate(

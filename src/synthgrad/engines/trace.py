@@ -41,8 +41,9 @@ class _Net(Protocol):
 def trace(net: _Net, folder: str | Path, *, limit: int = LIMIT) -> Iterator[None]:
     """Write down what the stages do, and what they wait for, as long as the context is open.
 
-    On several processes each writes a file of its own, and all enter the context between the same two steps. On a GPU,
-    times are those at which work was handed to it.
+    On several processes each writes a file of its own, and all enter the context between the same two steps; of
+    replicas, each in a folder of its own, `replica-0` and so on. On a GPU, times are those at which work was handed to
+    it.
 
     Args:
         net: from `decouple`.
@@ -59,8 +60,9 @@ def trace(net: _Net, folder: str | Path, *, limit: int = LIMIT) -> Iterator[None
     """
     engine = net.engine
     distributed = isinstance(engine, DistributedEngine)
-    rank = engine.rank if distributed else 0
-    file = _File(Path(folder) / f"rank-{rank}.jsonl", limit)
+    rank = engine.place if distributed else 0
+    apart = f"replica-{engine.replica}" if distributed and engine.replicas is not None else ""
+    file = _File(Path(folder) / apart / f"rank-{rank}.jsonl", limit)
     before, first, begun = engine.observe, engine.steps, time.perf_counter()
 
     def observe(done: ActionDone) -> None:
@@ -69,7 +71,7 @@ def trace(net: _Net, folder: str | Path, *, limit: int = LIMIT) -> Iterator[None
         file.write(done, step=engine.steps)
 
     try:
-        offset, error = offset_to_first(rank, engine.group) if distributed else (0.0, 0.0)
+        offset, error = offset_to_first(engine.rank, engine.group) if distributed else (0.0, 0.0)
         clock = {"machine": machine(), "offset": offset, "error": error}
         ranks = engine.plan.ranks if distributed else (0,) * len(net.stages)
         file.write(Started(_described(net, ranks) | {"limit": limit, "rank": rank, "clock": clock}, _locks(net.plan)))

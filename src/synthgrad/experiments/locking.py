@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import ScheduleError
 from synthgrad.core.jitter import jittered
-from synthgrad.core.pipelines import interleaved, pipedream_2bw, zero_bubble
-from synthgrad.core.plan import Declaration, Plan
-from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, gpipe, one_f_one_b, update_unlocked
-from synthgrad.core.simulate import UNIT_COSTS, simulate
+from synthgrad.core.pipelines import gpipe, interleaved, one_f_one_b, pipedream_2bw, zero_bubble
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
+from synthgrad.core.simulate import UNIT_COSTS, asked_of, simulate
 
 __all__ = ["CONTENDERS", "LATE", "Conditions", "Contender", "Panel", "lost", "panels"]
 
@@ -98,7 +97,7 @@ def lost(contender: Contender, conditions: Conditions, *, seeds: int = 1) -> flo
         seeds: of the jitter, to average over.
     """
     schedule = contender.build(conditions)
-    plan = _plan(schedule, conditions.ranks * contender.chunks)
+    plan = asked_of(schedule, conditions.ranks * contender.chunks)
     costs = _costs(conditions, contender.chunks)
     # A pattern of an unlocked schedule is as long as it is deep; jitter asks for more, to be an average.
     steps = 2 if schedule.microbatches > 1 else 2 * conditions.ranks
@@ -115,16 +114,6 @@ def lost(contender: Contender, conditions: Conditions, *, seeds: int = 1) -> flo
         passed = until[2 * steps - 1] - until[steps - 1]
         shares.append(1.0 - WORK * schedule.microbatches * steps / passed)
     return max(0.0, sum(shares) / len(shares))
-
-
-def _plan(schedule: Schedule, stages: int) -> Plan:
-    kinds: list[set[Kind]] = [set() for _ in range(stages)]
-    for action in schedule.actions(stages, schedule.lateness):
-        kinds[action.stage].add(action.kind)
-    return Plan(
-        schedule,
-        tuple(Declaration(synthesizer=Kind.S in own, input_synthesizer=Kind.P in own) for own in kinds),
-    )
 
 
 def _costs(conditions: Conditions, chunks: int) -> Callable[[Action], float]:

@@ -1,18 +1,12 @@
 """Runs a comparison: every method with every seed, on the same weights and the same batches.
 
-The methods of a seed take turns, some steps each, so that whatever else the machine does hits all of them alike:
-
-    seed 0:  bp, zero, cdni | bp, zero, cdni | ..        each block `TURN` steps
-    seed 1:  bp, zero, cdni | ..
-
 Shapes: `B` batch, `N` examples, `T` tokens of an example.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any, Protocol
@@ -29,20 +23,19 @@ from synthgrad.core.plan import Declaration, Lock, Plan, locks
 from synthgrad.data import Split
 from synthgrad.decoupled import decouple
 from synthgrad.engines.local import Outcome
-from synthgrad.experiments.material import accelerator_of, load, synchronize
+from synthgrad.experiments.material import load, synchronize
 from synthgrad.experiments.methods import Method, factory, method_named
 from synthgrad.experiments.networks import network_named
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, Training
+from synthgrad.experiments.turns import TURN, Tell, run_seeds, threads
 
-__all__ = ["TURN", "Cell", "Keep", "PlainLoop", "Tell", "run_comparison", "run_seeds", "take_turns", "threads"]
+__all__ = ["Cell", "Keep", "PlainLoop", "run_comparison"]
 
-TURN = 25  # steps that a method does before it is the next one's turn
 EVALUATED = 1000  # examples at once, to bound the memory
 PROBED = 512  # rows of the validation part that the alignment is measured on, at most
 EVALUATIONS = 10  # on the validation part, where there are no epochs to end with one
 
-Tell = Callable[[Event, Mapping[str, Any]], None]
 Keep = Callable[[Result], None]
 
 
@@ -71,70 +64,6 @@ def run_comparison(
             return [Cell(comparison, method_named(name), seed, tell, own) for name in comparison.methods]
 
         return run_seeds(cells, comparison.seeds, device=data.train_y.device, keep=keep, provenance=provenance)
-
-
-class Running(Protocol):
-    """A cell of any kind: one method with one seed."""
-
-    def turns(self) -> Iterator[None]:
-        """Train, pausing now and then."""
-        ...
-
-    def result(self) -> Any:
-        """What was measured, a dataclass that says where it comes from: `versions`, `hardware`, `command`."""
-        ...
-
-
-def run_seeds(
-    cells: Callable[[int], Sequence[Running]],
-    seeds: int,
-    *,
-    device: torch.device,
-    keep: Callable[[Any], None] | None,
-    provenance: Mapping[str, Any] | None,
-) -> list[Any]:
-    """Train the cells of one seed after those of another, and collect what was measured.
-
-    Args:
-        cells: those of a seed.
-        seeds: how many.
-        device: where they train.
-        keep: called with each cell's result once it has ended.
-        provenance: what else the results say.
-    """
-    results: list[Any] = []
-    said = dict(provenance or {})
-    if accelerator := accelerator_of(device):
-        said["hardware"] = dict(said.get("hardware", {})) | accelerator
-    for seed in range(seeds):
-        running = cells(seed)
-        take_turns([cell.turns() for cell in running])
-        for cell in running:
-            results.append(replace(cell.result(), **said))
-            if keep is not None:
-                keep(results[-1])
-    return results
-
-
-def take_turns(runs: Sequence[Iterator[None]]) -> None:
-    """Advance each by a turn, again and again, until all have ended."""
-    waiting = list(runs)
-    while waiting:
-        waiting = [run for run in waiting if next(run, _ENDED) is not _ENDED]
-
-
-_ENDED = object()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads; a context manager."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
@@ -231,6 +160,7 @@ def _build(training: Training, method: Method, data: Split, steps: int) -> Net:
         input_synthesizer=factory(method.input_synthesizer, **settings),
         synthesizer_optimizer=partial(torch.optim.Adam, lr=training.synthesizer_lr, fused=True),
         lr_schedule=lr_schedule,
+        synthesizer_lr_schedule=lr_schedule if training.synthesizer_decay else None,
         schedule=method.schedule(),
         monitor=0,  # the tables show the agreement
     )

@@ -23,6 +23,7 @@ class Advice:
         microbatches: of the locked pipelines.
         links: as they were written.
         options: all ways, the plainest first.
+        given: names of arguments, of those that `decouple` takes too, that the measurement was made with.
     """
 
     segments: tuple[Segment, ...]
@@ -30,6 +31,7 @@ class Advice:
     microbatches: int
     links: tuple[str, ...]
     options: tuple[Option, ...]
+    given: tuple[str, ...] = ()
 
     @property
     def fastest(self) -> Option:
@@ -58,27 +60,33 @@ class Advice:
         """What the synthesizer adds to the slowest stage, as a share of its work, at the decoupled option's cuts."""
         if self.decoupled is None:
             return 0.0
-        ends = [index for index, one in enumerate(self.segments) if one.name in self.decoupled.cuts]
-        stages = merged(self.segments, ends)
+        stages = self.stages(self.decoupled)
         slowest = max(stages[:-1], key=lambda one: one.work + one.extra)
         return slowest.extra / slowest.work
+
+    def stages(self, option: Option) -> list[Segment]:
+        """What an option's stages cost, the synthesizers at their cuts included; seconds and bytes of a batch."""
+        return merged(self.segments, [index for index, one in enumerate(self.segments) if one.name in option.cuts])
 
     def words(self) -> list[str]:
         """What the table says, a paragraph each."""
         if self.decoupled is None:
             return ["One device: decoupling only adds work there. Use plain back-propagation."]
-        return [*self._break_even(), self._comparison(self.decoupled), *self._instead(self.decoupled), _CAVEAT]
+        said = [self._break_even(), self._comparison(self.decoupled), *self._instead(self.decoupled)]
+        if not any(option.predicts_inputs for option in self.options):
+            said.append(_NOT_PREDICTED)
+        return [*said, _CAVEAT]
 
-    def _break_even(self) -> list[str]:
+    def _break_even(self) -> str:
         least = 100 * break_even(self.devices, self.microbatches)
         gap = _gap(self.segments)
         finer = 100 * break_even(self.devices, self.microbatches, gap=gap)
-        return [
+        return (
             f"With {self.devices} stages and {self.microbatches} microbatches, decoupling wins only if the synthesizer "
             f"costs less than {least:.1f} % of a stage (equal stages; slow links raise that); here it costs "
             f"{100 * self.cost:.1f} % of the slowest. Against a zero-bubble pipeline the bar is {finer:.1f} %, against "
             f"an asynchronous one 0 %."
-        ]
+        )
 
     def _comparison(self, decoupled: Option) -> str:
         best = self.fastest
@@ -118,28 +126,48 @@ class Advice:
                 )
         return said or ["Nothing above is as fast as decoupling here."]
 
-    def call(self) -> str:
-        """The call of `decouple`, and the command to run it."""
-        if self.decoupled is None:
-            return "python train.py"
+    @property
+    def command(self) -> str:
+        """What starts a script, on all devices."""
+        return f"torchrun --nproc-per-node {self.devices} train.py" if self.devices > 1 else "python train.py"
+
+    def call(self, loss: str = "loss") -> str:
+        """The call of `decouple` for the option taken; empty for one device.
+
+        Args:
+            loss: how the loss is written there. What `given` names is written by that name.
+        """
+        if self.devices == 1:
+            return ""
         option = self.taken
-        synthesizer = [] if option.family is Family.UNLOCKED else ["    synthesizer=None,"]
         lines = [
             "net = sg.decouple(",
             "    model,",
             f"    at={list(option.cuts)!r},",
             "    sample=sample,",
-            "    loss=loss,",
-            "    optimizer=optimizer,",
-            *synthesizer,
+            f"    loss={loss},",
+            "    optimizer=torch.optim.Adam,",
+            *(f"    {text}," for text in self._synthesizers(option)),
             f"    schedule=sg.{option.name},",
             ")",
-            "",
-            f"torchrun --nproc-per-node {self.devices} train.py",
         ]
         return "\n".join(lines)
 
+    def _synthesizers(self, option: Option) -> list[str]:
+        """The arguments that say what stands at the cuts; none where `decouple` chooses as the measurement did."""
+        if option.family is not Family.UNLOCKED:
+            return ["synthesizer=None"]
+        written = ["synthesizer=synthesizer"] if "synthesizer" in self.given else []
+        if option.predicts_inputs:
+            named = "input_synthesizer" if "input_synthesizer" in self.given else "sg.MLPInputSynthesizer"
+            written.append(f"input_synthesizer={named}")
+        return written
 
+
+_NOT_PREDICTED = (
+    "No row for the complete unlock: its input synthesizers predict from the model's first input, which holds indices "
+    "here, or more features than a perceptron bears; give input_synthesizer= to plan_for, and it is measured."
+)
 _CAVEAT = (
     "These are times, of steps that are not all worth the same: a synthetic gradient is not the true one, and may need "
     "more steps or end at another error. Compare that with `synthgrad compare` before you decide."
@@ -155,6 +183,7 @@ def plan_for(
     microbatches: int | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     synthesizer: Callable[[tuple[int, ...]], Any] | None = None,
+    input_synthesizer: Callable[[tuple[int, ...], tuple[int, ...]], Any] | None = None,
     among: Sequence[str] | None = None,
     seconds: float = 15.0,
 ) -> Advice:
@@ -162,18 +191,19 @@ def plan_for(
 
     Args:
         model: any `nn.Module`; it is not changed.
-        sample: the batch of one step: the model's positional arguments, and last the target.
+        sample: the batch of one step: the model's positional arguments, if need be `Keywords`, and last the target.
         devices: how many, each like this one, with a stage each.
         links: between them: `"1GBps,20ms"`, or several such texts, of which `"0-1=50ms"` holds between two devices.
         microbatches: into how many parts the pipelines split a batch; if not given, one, two or four for each device:
             with which a locked pipeline is fastest.
         loss: as in `decouple`; if not given, what suits the target.
         synthesizer: as in `decouple`; if not given, the task decides which.
+        input_synthesizer: as in `decouple`; if not given, a perceptron, where it suits the model's first input.
         among: names of submodules: cut only there.
         seconds: to measure for, about.
 
     Returns:
-        The advice: `options` to compare, `words()` to read, `call()` to type.
+        The advice: `options` to compare, `words()` to read, `call()` and `command` to type.
 
     Raises:
         PlanningError: no sample with a target; fewer places to cut than it takes; the message names them.
@@ -184,18 +214,34 @@ def plan_for(
     parse_links(texts, max(devices, 1))  # before anything is measured
     from synthgrad.planning.profile import profile, rows_of  # brings torch
 
-    segments = profile(model, sample, loss=loss, synthesizer=synthesizer, among=among, seconds=seconds)
-    if microbatches is not None:
-        return advise(segments, devices, microbatches, texts)
+    segments = profile(
+        model,
+        sample,
+        loss=loss,
+        synthesizer=synthesizer,
+        input_synthesizer=input_synthesizer,
+        among=among,
+        seconds=seconds,
+    )
+    factories = {"synthesizer": synthesizer, "input_synthesizer": input_synthesizer}
+    given = tuple(name for name, factory in factories.items() if factory is not None)
     counts = [devices * times for times in (1, 2, 4) if devices * times <= rows_of(sample)] or [1]
-    return min((advise(segments, devices, count, texts) for count in counts), key=_locked_seconds)
+    tried = counts if microbatches is None else [microbatches]
+    return min((advise(segments, devices, count, texts, given=given) for count in tried), key=_locked_seconds)
 
 
-def advise(segments: Sequence[Segment], devices: int, microbatches: int, links: Sequence[str] = ()) -> Advice:
+def advise(
+    segments: Sequence[Segment],
+    devices: int,
+    microbatches: int,
+    links: Sequence[str] = (),
+    *,
+    given: tuple[str, ...] = (),
+) -> Advice:
     """The advice on segments that were measured, or made up. Raises as `plan_for` does."""
     between = parse_links(links, max(devices, 1))
     found = options(segments, devices, microbatches, between)
-    return Advice(tuple(segments), devices, microbatches, tuple(links), tuple(found))
+    return Advice(tuple(segments), devices, microbatches, tuple(links), tuple(found), given)
 
 
 def _plainest(found: Sequence[Option]) -> Option:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from synthgrad.core.batch import arguments
 from synthgrad.core.errors import PartitionError, PlanningError
 from synthgrad.core.partition import Partition, partition
 from synthgrad.core.preserve import call_preserved, random_preserved
@@ -26,7 +27,7 @@ def cut_everywhere(model: nn.Module, inputs: tuple[Any, ...], among: Sequence[st
 
     Args:
         model: it is not changed.
-        inputs: its positional arguments: a batch.
+        inputs: its positional arguments, a batch; last, if need be, `Keywords`.
         among: names of submodules; only there.
 
     Raises:
@@ -73,7 +74,8 @@ def places(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     try:
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         with torch.enable_grad(), random_preserved([*tensors, *model.parameters()]):
-            output = call_preserved(model, *inputs)
+            positional, keywords = arguments(inputs)
+            output = call_preserved(model, *positional, **keywords)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,11 +8,11 @@ from enum import StrEnum
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import PlanningError
 from synthgrad.core.links import Link
-from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
+from synthgrad.core.pipelines import eager_one_f_one_b, gpipe, interleaved, one_f_one_b, pipedream_2bw, zero_bubble
 from synthgrad.core.plan import Declaration, Plan, dependencies
-from synthgrad.core.schedules import Schedule, backprop, gpipe, one_f_one_b, update_unlocked
-from synthgrad.core.simulate import Timeline, simulate, simulate_replicas
-from synthgrad.planning.balance import Segment, balance, merged
+from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
+from synthgrad.core.simulate import Timeline, asked_of, simulate, simulate_replicas
+from synthgrad.planning.balance import Segment, balance, bottleneck, merged, prediction
 
 __all__ = ["Family", "Option", "break_even", "options"]
 
@@ -40,7 +40,7 @@ class Option:
         family: how it learns.
         seconds: of one step on one whole batch, once the pipeline is full.
         idle: share of the devices' time.
-        memory: bytes on the fullest device: activations, weights, their gradients, Adam's averages.
+        memories: bytes on each device: activations, weights, their gradients, Adam's averages.
         traffic: bytes per step on the busiest link, one direction.
         extra: work beside the model's own passes, as a share of that.
         cuts: names of the submodules to cut at.
@@ -50,10 +50,20 @@ class Option:
     family: Family
     seconds: float
     idle: float
-    memory: float
+    memories: tuple[float, ...]
     traffic: float
     extra: float
     cuts: tuple[str, ...] = ()
+
+    @property
+    def predicts_inputs(self) -> bool:
+        """Whether it is the complete unlock."""
+        return self.name.startswith(forward_unlocked.__name__)
+
+    @property
+    def memory(self) -> float:
+        """Bytes on the fullest device."""
+        return max(self.memories)
 
 
 def break_even(stages: int, microbatches: int, *, gap: float = 1.0) -> float:
@@ -106,16 +116,17 @@ def options(
 def _locked(
     segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
 ) -> list[Option]:
-    stages = _cut(segments, devices, links, unlocked=False)
+    stages = _cut(segments, devices, links)
     schedules = [gpipe(microbatches), one_f_one_b(microbatches), zero_bubble(microbatches)]
     # More forwards under way pay for slow links, up to where all of a step's microbatches are.
     most = (microbatches - 1) // (devices - 1) - 1
-    ahead = min(_late(stages, links, microbatches), most)
+    pace = bottleneck(stages, unlocked=False) / microbatches
+    ahead = min(_late(stages, links, microbatches, pace), most)
     if ahead > 0:
         schedules.append(eager_one_f_one_b(microbatches, ahead=ahead))
     found = [_piped(schedule, Family.LOCKED, stages, links) for schedule in schedules]
     if len(segments) >= 2 * devices and microbatches % devices == 0:
-        finer = _cut(segments, devices, links, unlocked=False, stages=2 * devices)
+        finer = _cut(segments, devices, links, stages=2 * devices)
         found.append(_piped(interleaved(microbatches, ranks=devices), Family.LOCKED, finer, links))
     if most >= 0:
         found.append(_piped(pipedream_2bw(microbatches, ahead=max(0, ahead)), Family.STALE, stages, links))
@@ -126,23 +137,35 @@ def _unlocked(
     segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
 ) -> list[Option]:
     stages = _cut(segments, devices, links, unlocked=True)
-    enough = min(_late(stages, links, 1), MOST_DELAY)
+    enough = min(_late(stages, links, 1, bottleneck(stages, unlocked=True)), MOST_DELAY)
     schedules = [update_unlocked(delay) for delay in sorted({0, enough})]
     if microbatches > 1:
         schedules.append(update_unlocked(enough, microbatches=microbatches))
-    return [_piped(schedule, Family.UNLOCKED, stages, links) for schedule in schedules]
+    found = [_piped(schedule, Family.UNLOCKED, stages, links) for schedule in schedules]
+    stages = _cut(segments, devices, links, unlocked=True, predicted=True)
+    pace = bottleneck(stages, unlocked=True, predicted=True)
+    if pace < math.inf:  # else there is no input synthesizer
+        schedule = forward_unlocked(min(_late(stages, links, 1, pace), MOST_DELAY))
+        found.append(_piped(schedule, Family.UNLOCKED, stages, links))
+    return found
 
 
 def _cut(
-    segments: Sequence[Segment], devices: int, links: Callable[[int, int], Link], *, unlocked: bool, stages: int = 0
+    segments: Sequence[Segment],
+    devices: int,
+    links: Callable[[int, int], Link],
+    *,
+    stages: int = 0,
+    unlocked: bool = False,
+    predicted: bool = False,
 ) -> list[Segment]:
     narrowest = min((links(one, one + 1) for one in range(devices - 1)), key=lambda link: link.bandwidth)
-    return merged(segments, balance(segments, stages or devices, unlocked=unlocked, link=narrowest))
+    ends = balance(segments, stages or devices, unlocked=unlocked, predicted=predicted, link=narrowest)
+    return merged(segments, ends)
 
 
-def _late(stages: Sequence[Segment], links: Callable[[int, int], Link], parts: int) -> int:
+def _late(stages: Sequence[Segment], links: Callable[[int, int], Link], parts: int, pace: float) -> int:
     """How many (micro)batches pass while a message goes to the next device and another comes back."""
-    pace = max(stage.work + stage.extra for stage in stages) / parts
     devices = range(len(stages) - 1)
     longest = max(
         max(links(k, k + 1).time(one), links(k + 1, k).time(one))
@@ -157,7 +180,7 @@ def _late(stages: Sequence[Segment], links: Callable[[int, int], Link], parts: i
 def _alone(segments: Sequence[Segment]) -> Option:
     (whole,) = merged(segments, ())
     memory = whole.activation + (1 + STATE) * whole.parameters
-    return Option("plain back-propagation", Family.ALONE, whole.work, 0.0, memory, 0.0, 0.0)
+    return Option("plain back-propagation", Family.ALONE, whole.work, 0.0, (memory,), 0.0, 0.0)
 
 
 def _replicas(segments: Sequence[Segment], devices: int, links: Callable[[int, int], Link]) -> Option:
@@ -182,21 +205,19 @@ def _replicas(segments: Sequence[Segment], devices: int, links: Callable[[int, i
     seconds = max(timeline.makespan for timeline in timelines)
     memory = whole.activation / devices + (1 + STATE) * whole.parameters
     idle = sum(timeline.idle_share for timeline in timelines) / devices
-    return Option("data parallel", Family.REPLICAS, seconds, idle, memory, 2 * (devices - 1) * part, 0.0)
+    return Option("data parallel", Family.REPLICAS, seconds, idle, (memory,) * devices, 2 * (devices - 1) * part, 0.0)
 
 
 # ---- pipelines -------------------------------------------------------------------------------------------------------
 
 
 def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links: Callable[[int, int], Link]) -> Option:
-    unlocked = family is Family.UNLOCKED
-    last = Declaration(synthesizer=False, feedback=frozenset())
-    plan = Plan(schedule, (*(Declaration(synthesizer=unlocked) if unlocked else last for _ in stages[1:]), last))
+    plan = asked_of(schedule, len(stages))
     parts = schedule.microbatches
 
     def cost(action: Action) -> float:
         stage, kind, _ = action
-        return _seconds(stages[stage], kind) / (1 if kind is Kind.U else parts)
+        return _seconds(stages, stage, kind) / (1 if kind is Kind.U else parts)
 
     def size(action: Action) -> float:
         return stages[action.stage if action.kind is Kind.F else action.stage - 1].boundary / parts
@@ -209,23 +230,30 @@ def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links:
     work = sum(one.work for one in stages)
     if any(action.kind is Kind.I for action in plan.actions(0)):
         work += sum(one.input_half + one.weight_half - one.backward for one in stages)
-    extra = sum(one.extra for one in stages[:-1]) if unlocked else 0.0
+    extra = sum(one.extra for one, declared in zip(stages, plan.stages, strict=True) if declared.synthesizer)
+    for before, stage, declared in zip(stages, stages[1:], plan.stages[1:], strict=False):
+        extra += prediction(before, stage.forward) if declared.input_synthesizer else 0.0
     return Option(
         schedule.name,
         family,
         seconds,
         max(0.0, 1.0 - (work + extra) / (devices * seconds)),
-        max(_memory(both, rank, stages) for rank in set(plan.ranks)),
+        tuple(_memory(both, rank, stages) for rank in sorted(set(plan.ranks))),
         _traffic(plan, size),
         extra / work,
         tuple(one.name for one in stages[:-1]),
     )
 
 
-def _seconds(stage: Segment, kind: Kind) -> float:
+def _seconds(stages: Sequence[Segment], index: int, kind: Kind) -> float:
+    stage, before = stages[index], stages[index - 1]
     match kind:
         case Kind.F:
             return stage.forward
+        case Kind.P:
+            return stage.forward + (before.prediction or 0.0)
+        case Kind.Q:
+            return before.input_lesson
         case Kind.S:
             return stage.backward + stage.synthesis
         case Kind.B:
@@ -250,18 +278,22 @@ def _memory(timeline: Timeline, rank: int, stages: Sequence[Segment]) -> float:
     held = timeline.memory_held(
         rank, [one.activation / parts for one in stages], [one.boundary / parts for one in stages]
     )
-    own = [one for one, holder in zip(stages, plan.ranks, strict=True) if holder == rank]
-    weights = sum((versions + STATE) * one.parameters for one in own)
-    asked = any(declared.synthesizer for declared in plan.stages)
-    return held + weights + (sum((1 + STATE) * one.synthesizer for one in own) if asked else 0.0)
+    for index, (one, declared, holder) in enumerate(zip(stages, plan.stages, plan.ranks, strict=True)):
+        if holder == rank:
+            held += (versions + STATE) * one.parameters
+            held += (1 + STATE) * one.synthesizer if declared.synthesizer else 0.0
+            held += (1 + STATE) * stages[index - 1].predictor if declared.input_synthesizer else 0.0
+    return held
 
 
 def _traffic(plan: Plan, size: Callable[[Action], float]) -> float:
     """Bytes of one step on the busiest link; a message goes to a rank once, however many wait for it there."""
     sent: dict[tuple[int, int], dict[Action, float]] = {}
-    for action in plan.actions(plan.schedule.lateness):
+    schedule = plan.schedule
+    late = schedule.lateness  # so many steps later, too, something may wait for what this step's batch has made
+    for action in (action for step in range(late, 2 * late + 1) for action in plan.actions(step)):
         target = plan.ranks[action.stage]
         for source in dependencies(action, plan):
-            if plan.ranks[source.stage] != target:
+            if plan.ranks[source.stage] != target and schedule.step_of(source) == late:
                 sent.setdefault((plan.ranks[source.stage], target), {})[source] = size(source)
     return max((sum(messages.values()) for messages in sent.values()), default=0.0)

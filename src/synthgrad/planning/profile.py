@@ -6,6 +6,7 @@ The segments are made into stages of the real kind and run by the real engine; s
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,25 +16,29 @@ from torch.utils import _pytree as pytree
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.batch import Batch, Context, Loss
-from synthgrad.core.boundary import cut
+from synthgrad.core.boundary import back_propagate, cut
 from synthgrad.core.combined import eager
 from synthgrad.core.cost import saved_by
 from synthgrad.core.errors import PlanningError
 from synthgrad.core.events import ActionDone
+from synthgrad.core.factories import InputSynthesizerFactory, SynthesizerFactory, expect_answer
 from synthgrad.core.partition import Partition
 from synthgrad.core.pipelines import zero_bubble
 from synthgrad.core.plan import Plan, validate
+from synthgrad.core.preserve import random_preserved
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
 from synthgrad.core.stage import Learner, Stage
-from synthgrad.core.synthesizers import Synthesizer, choice
+from synthgrad.core.synthesizers import MLPInputSynthesizer, choice
 from synthgrad.engines.local import LocalEngine
+from synthgrad.engines.ranks import found_by_first
 from synthgrad.planning.balance import Segment, balance
 from synthgrad.planning.candidates import cut_everywhere
 
 __all__ = ["balanced_cuts", "profile", "rows_of"]
 
-SynthesizerFactory = Callable[[tuple[int, ...]], Synthesizer]
 SECONDS, FEWEST, MOST = 15.0, 3, 30  # to measure for, and rounds
+# Features that the input synthesizer which is taken by itself reads and writes: no more, or it outgrows the model.
+MOST_PREDICTED = 2**16
 
 
 def balanced_cuts(
@@ -45,34 +50,41 @@ def balanced_cuts(
     synthesizer: SynthesizerFactory | None = None,
     unlocked: bool = True,
     seconds: float = SECONDS,
+    timeout: float = 300.0,
 ) -> list[str]:
     """Where to cut a model so that its slowest stage is as fast as can be: `decouple(model, at=balanced_cuts(...))`.
 
-    Every segment between two possible cuts is timed on the sample, here and now: let nothing else run meanwhile.
-    Under `torchrun` times differ from rank to rank, so let one rank choose, or write the names down.
+    Every segment between two possible cuts is timed on the sample, here and now: let nothing else run meanwhile. With
+    several processes, all call it; rank 0 measures and chooses, the others wait for it and get the same names.
 
     Args:
         model: any module; it is not changed.
-        sample: a batch: the model's positional arguments, and last the target.
+        sample: a batch: the model's positional arguments, if need be `Keywords`, and last the target.
         stages: how many stages to make.
         loss: as in `decouple`; if not given, what suits a target of class indices, or squares.
         synthesizer: as in `decouple`; if not given, the task decides which.
         unlocked: count the synthesizers' work; False for schedules that wait for gradients.
         seconds: to measure for, about.
+        timeout: with several processes, how many seconds the others wait for rank 0.
 
     Returns:
         stages - 1 names of submodules.
 
     Raises:
         PlanningError: no sample with a target, or fewer places to cut than asked for; the message names them.
+        TransportError: on the other ranks, rank 0 could not measure, or did not in time.
 
     >>> model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
     >>> sample = torch.randn(16, 8), torch.randint(0, 8, (16,))
     >>> len(balanced_cuts(model, sample, stages=2))
     1
     """
-    segments = profile(model, sample, loss=loss, synthesizer=synthesizer, seconds=seconds)
-    return [segments[end].name for end in balance(segments, stages, unlocked=unlocked)]
+
+    def found() -> list[str]:
+        segments = profile(model, sample, loss=loss, synthesizer=synthesizer, seconds=seconds)
+        return [segments[end].name for end in balance(segments, stages, unlocked=unlocked)]
+
+    return found_by_first(found, "choosing cuts", timeout)
 
 
 def profile(
@@ -81,6 +93,7 @@ def profile(
     *,
     loss: Callable[[Any, Any], Tensor] | Loss | None = None,
     synthesizer: SynthesizerFactory | None = None,
+    input_synthesizer: InputSynthesizerFactory | None = None,
     among: Sequence[str] | None = None,
     seconds: float = SECONDS,
 ) -> list[Segment]:
@@ -90,15 +103,18 @@ def profile(
 
     Args:
         model: it is not changed.
-        sample: the model's positional arguments, and last the target.
+        sample: the model's positional arguments, if need be `Keywords`, and last the target.
         loss: as in `decouple`; if not given, what suits the target.
         synthesizer: as in `decouple`; if not given, the task decides which.
+        input_synthesizer: as in `decouple`; if not given, a perceptron, where the model's first input has values (and
+            not indices) to predict from, and not too many.
         among: names of submodules; cut only there.
         seconds: to measure for, about; at least 3 rounds are run.
 
     Raises:
         PlanningError: no sample with a target; no loss that suits it; a model that cannot be copied or cut.
         PartitionError: the model cannot be cut at one of `among`.
+        ShapeError: an input synthesizer does not predict what crosses a cut.
     """
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         raise PlanningError(
@@ -118,9 +134,14 @@ def profile(
     criterion.measure(parts.output, target, rows)
     labels = Context(target if isinstance(target, Tensor) else None, torch.arange(rows))
     batch = Batch.of(tuple(arguments), target, labels, criterion)
-    stages = _stages(parts, synthesizer or choice(parts.output, target), criterion)
-    times = _measured(stages, batch, seconds)
-    return [_segment(stage, parts, times, batch) for stage in stages]
+    with random_preserved([*pytree.tree_leaves(arguments), *model.parameters()]):
+        stages = _stages(parts, synthesizer or choice(parts.output, target), criterion)
+        times = _measured(stages, batch, seconds)
+        found = [_segment(stage, parts, times, batch) for stage in stages]
+        if factory := input_synthesizer or _predictor(parts, tuple(arguments)):
+            for place, activation in enumerate(parts.activations):
+                found[place] = _with_predictor(found[place], activation, factory, batch)
+    return found
 
 
 def rows_of(sample: tuple[Any, ...]) -> int:
@@ -154,25 +175,43 @@ def _learner(module: nn.Module, parameters: list[nn.Parameter]) -> Learner:
 
 
 def _measured(stages: list[Stage], batch: Batch, seconds: float) -> dict[tuple[str, int, Kind], float]:
-    """Seconds of each action, by way, stage and kind: the lower quartile over rounds in which the ways take turns."""
+    """Seconds of each action, by way, stage and kind: typical of rounds in which the ways take turns."""
     ways: dict[str, Schedule] = {"locked": backprop(), "halves": zero_bubble(1)}
     if len(stages) > 1:
         ways["unlocked"] = eager(update_unlocked())
     taken: dict[tuple[str, int, Kind], list[float]] = {}
     engines = {way: _engine(stages, schedule) for way, schedule in ways.items()}
-    begin = time.perf_counter()
+    device = next((p.device for stage in stages for p in stage.piece.parameters), torch.device("cpu"))
+    begin, turned = time.perf_counter(), 0.0
     for round_ in range(-1, MOST):  # the first one warms up
         for way, engine in engines.items():
 
             def note(done: ActionDone, way: str = way) -> None:
+                nonlocal turned
                 stage, kind, _ = Action.parse(done.action)
-                taken.setdefault((way, stage, kind), []).append(done.end - done.start)
+                # On a GPU an action ends with its work, and not when that has been handed over.
+                seconds = done.end - done.start if device.type == "cpu" else _now(device) - turned
+                taken.setdefault((way, stage, kind), []).append(seconds)
+                turned = _now(device)
 
             engine.observe = note if round_ >= 0 else None
+            turned = _now(device)
             engine.step(batch)
         if round_ + 1 >= FEWEST and time.perf_counter() - begin > seconds:
             break
-    return {what: sorted(times)[len(times) // 4] for what, times in taken.items()}
+    return {what: _typical(times) for what, times in taken.items()}
+
+
+def _typical(times: Sequence[float]) -> float:
+    """The lower quartile: what else the machine does only ever adds to a time."""
+    return sorted(times)[len(times) // 4]
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when the device has done all that it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _engine(stages: list[Stage], schedule: Schedule) -> LocalEngine:
@@ -200,6 +239,38 @@ def _segment(stage: Stage, parts: Partition, times: dict[tuple[str, int, Kind], 
         boundary=0.0 if last else _bytes([parts.activations[index]]),
         parameters=_bytes(stage.piece.parameters),
         synthesizer=0.0 if stage.synthesizer is None else _bytes(stage.synthesizer.parameters),
+    )
+
+
+def _predictor(parts: Partition, inputs: tuple[Any, ...]) -> InputSynthesizerFactory | None:
+    """The perceptron that is taken by itself, if it suits the model's first input and is not too large."""
+    first = inputs[0]
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return None
+    widest = max((activation[0].numel() for activation in parts.activations), default=0)
+    return MLPInputSynthesizer if first[0].numel() + widest <= MOST_PREDICTED else None
+
+
+def _with_predictor(segment: Segment, activation: Tensor, factory: InputSynthesizerFactory, batch: Batch) -> Segment:
+    """With what an input synthesizer behind the cut costs; each is gone again before the next one is made."""
+    module = factory(tuple(batch.inputs[0].shape[1:]), tuple(activation.shape[1:]))
+    module = module.to(activation.device, activation.dtype)
+    expect_answer(f"input synthesizer behind {segment.name!r}", module, batch.inputs, activation)
+    learner = _learner(module, list(module.parameters()))
+    answers, lessons = list[float](), list[float]()
+    for _ in range(1 + 2 * FEWEST):  # the first one warms up
+        begin = _now(activation.device)
+        predicted = module(*batch.inputs)
+        answered = _now(activation.device)
+        back_propagate(module.loss(predicted, activation) / batch.rows)
+        learner.update()
+        answers.append(answered - begin)
+        lessons.append(_now(activation.device) - answered)
+    return replace(
+        segment,
+        prediction=_typical(answers[1:]),
+        input_lesson=_typical(lessons[1:]),
+        predictor=_bytes(learner.parameters),
     )
 
 

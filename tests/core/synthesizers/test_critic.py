@@ -258,6 +258,101 @@ def test_every_form_trains_a_network(learns: tuple[str, ...]) -> None:
     assert all(parameter.any() for critic in critics_of(net) for parameter in critic.parameters())
 
 
+# ---- rows without a label --------------------------------------------------------------------------------------------
+
+IGNORED = -100
+
+
+def masked_batch(shape: tuple[int, ...], rows: int = 7) -> tuple[Tensor, Context, Tensor]:
+    """Activations and labels, of which some are none; and which are some, (N,)."""
+    each = (rows, *shape[:-1])
+    labels, given = torch.randint(0, CLASSES, each), torch.rand(each) < 0.6
+    given.view(-1)[:2] = torch.tensor([True, False])
+    activation = torch.randn(rows, *shape, dtype=torch.float64)
+    return activation, Context(labels.where(given, torch.tensor(IGNORED))), given.flatten()
+
+
+@pytest.mark.parametrize("head", [linear_head, plain_head, own_head], ids=["linear", "plain", "own"])
+@pytest.mark.parametrize("shape", [FLAT, TIME])
+def test_a_row_without_a_label_has_no_loss_and_no_gradient_as_in_cross_entropy(
+    shape: tuple[int, ...], head: Any
+) -> None:
+    critic = stirred(CriticSynthesizer(shape, classes=CLASSES, learns=("labels",), head=head)).double()
+    activation, context, given = masked_batch(shape)
+    critic.check(context)
+    leaf = activation.clone().requires_grad_()
+    assert context.labels is not None
+    output = critic.head(leaf).flatten(0, -2)
+    loss = functional.cross_entropy(output, context.labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    parameters = list(critic.parameters())
+    expected, *taught = torch.autograd.grad(loss, [leaf, *parameters])
+    answer = critic.answer(activation, context)
+    assert not answer.grad.flatten(0, -2)[~given].any() and answer.grad.flatten(0, -2)[given].all()
+    torch.testing.assert_close(answer.grad, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(answer.loss, loss, rtol=1e-12, atol=1e-12)
+    lesson = critic.learn(activation, answer, context, Feedback())
+    assert lesson is not None
+    for got, want in zip(torch.autograd.grad(lesson, parameters), taught, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("learns", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("shape", [FLAT, TIME])
+def test_what_is_written_down_is_what_autograd_finds_where_labels_are_missing_too(
+    learns: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    activation, context, _ = masked_batch(shape)
+    outputs = torch.randn(*activation.shape[:-1], CLASSES, dtype=torch.float64)
+    feedback, found = Feedback(torch.randn_like(activation), outputs), []
+    fast = stirred(CriticSynthesizer(shape, classes=CLASSES, learns=learns, value=0.7)).double()
+    slow = CriticSynthesizer(shape, classes=CLASSES, learns=learns, value=0.7, head=plain_head).double()
+    slow.load_state_dict(fast.state_dict())
+    for critic in (fast, slow):
+        loss = critic.learn(activation, critic.answer(activation, context), context, feedback)
+        assert loss is not None
+        loss.backward()
+        found.append([loss, *(parameter.grad for parameter in critic.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", [linear_head, own_head], ids=["linear", "own"])
+def test_a_batch_without_any_label_teaches_nothing(head: Any) -> None:
+    critic = stirred(CriticSynthesizer(TIME, classes=CLASSES, head=head))
+    activation, context = torch.randn(3, *TIME), Context(torch.full((3, TIME[0]), IGNORED))
+    critic.check(context)
+    answer = critic.answer(activation, context)
+    assert not answer.grad.any() and answer.loss is not None and float(answer.loss.detach()) == 0.0
+    lesson = critic.learn(activation, answer, context, Feedback(torch.zeros(3, *TIME)))
+    assert lesson is not None and float(lesson.detach()) == 0.0
+    lesson.backward()
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in critic.parameters())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("head", [linear_head, own_head], ids=["linear", "own"])
+def test_padding_changes_nothing_of_what_a_network_learns(head: Any, parts: int) -> None:
+    """A batch with rows of padding is the batch without them: layers here do not mix rows."""
+    loss = sg.Loss(functional.cross_entropy, terms=lambda target: int((target != IGNORED).sum()))
+    x, y = batch(6)
+    padded = torch.cat([x[:3], torch.randn(3, WIDTH), x[3:]]), torch.cat([y[:3], torch.full((3,), IGNORED), y[3:]])
+    learned = []
+    for inputs, target in ((x, y), padded):
+        torch.manual_seed(3)
+        net = net_of(
+            partial(CriticSynthesizer, classes=CLASSES, learns=("labels",), head=head),
+            sg.update_unlocked(microbatches=parts),
+            loss=loss,
+            # the synthesizer's own loss is a mean over examples, padding among them
+            synthesizer_optimizer=partial(torch.optim.SGD, lr=0.1 * len(target) / len(y)),
+        )
+        for _ in range(3):
+            net.step(inputs, target=target)
+        learned.append(net.state_dict())
+    for key, value in learned[0].items():
+        torch.testing.assert_close(learned[1][key], value, rtol=1e-4, atol=1e-6)
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +368,47 @@ def refused(kind: type[SynthgradError], *words: str) -> Iterator[None]:
 def test_something_else_to_learn_from_is_refused(learns: Any) -> None:
     with refused(SynthgradError, "learns", "expected some of labels, output, gradient"):
         CriticSynthesizer(FLAT, classes=CLASSES, learns=learns)
+
+
+@pytest.mark.parametrize("learns", [("output",), ("labels", "output"), ("output", "gradient")], ids="-".join)
+@pytest.mark.parametrize(
+    "schedule",
+    [None, sg.update_unlocked(2), sg.sporadic(0.5, seed=1), sg.teach_every(4, sg.update_unlocked())],
+    ids=["unlocked", "late", "sporadic", "rarely taught"],
+)
+def test_learning_from_an_output_that_nobody_predicts_is_refused(learns: Any, schedule: sg.Schedule | None) -> None:
+    """Before, it would have learned nothing, and nobody would have been told."""
+    model = model_of()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    asking = partial(CriticSynthesizer, classes=CLASSES, learns=learns)
+    words = ("'0'", "learns from the model's output", "LinearSynthesizer at '1' predicts none", "take 'output' out")
+    with refused(ContextError, *words):
+        net_of({"0": asking, "1": partial(sg.LinearSynthesizer, classes=CLASSES)}, schedule, model=model)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_one_that_answers_with_the_outputs_error_predicts_none_either() -> None:
+    behind = partial(sg.FeedbackAlignmentSynthesizer, outputs=CLASSES)
+    with refused(ContextError, "'0'", "FeedbackAlignmentSynthesizer at '1' predicts none"):
+        net_of({"0": LEARNS_OUTPUT, "1": behind}, sg.error_broadcast())
+
+
+@pytest.mark.parametrize(
+    ("behind", "given"),
+    [
+        (LEARNS_OUTPUT, {}),
+        (lambda shape: sg.Clipped(LEARNS_OUTPUT(shape), 1.0), {}),
+        (sg.LinearSynthesizer, {"schedule": sg.backprop(teach=True)}),
+        (sg.LinearSynthesizer, {"schedule": sg.true_every(4, sg.update_unlocked())}),
+        (sg.LinearSynthesizer, {"schedule": sg.warm_up(100, sg.update_unlocked())}),
+        (sg.LinearSynthesizer, {"schedule": sg.backprop(teach=True), "mixing": 0.5}),
+        (None, {"schedule": sg.from_text("0F0 1F0 2F0 0S0 2B0 1B0 0T0 0U0 1U0 2U0")}),
+    ],
+    ids=["critic", "wrapped critic", "back-propagated", "at times", "at first", "mixed", "nobody"],
+)
+def test_learning_from_an_output_that_comes_at_least_at_times_is_not_refused(behind: Any, given: Any) -> None:
+    x, y = batch()
+    net_of({"0": LEARNS_OUTPUT, "1": behind}, **given).step(x, target=y)
 
 
 def by_name(output: Tensor, target: Any) -> Tensor:

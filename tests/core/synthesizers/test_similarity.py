@@ -143,3 +143,21 @@ def test_following_it_makes_classes_look_alike() -> None:
 def test_a_weight_that_is_no_share_is_refused(similarity: float) -> None:
     with pytest.raises(SynthgradError, match="similarity=.*: expected a weight from 0"):
         SimilaritySynthesizer(FLAT, classes=CLASSES, similarity=similarity)
+
+
+@pytest.mark.parametrize("shape", [FLAT, TIME, MAP])
+def test_rows_without_a_label_are_not_compared(shape: tuple[int, ...]) -> None:
+    """As though they were not in the batch: their gradient is zero, and the others' is what it is without them."""
+    synthesizer = stirred(shape)
+    activation, context = sample(shape)
+    assert context.labels is not None
+    padded = torch.cat([activation, torch.randn(2, *shape, dtype=torch.float64)])
+    labels = torch.cat([context.labels, torch.full((2, *context.labels.shape[1:]), -100)])
+    synthesizer.check(Context(labels))
+    answer = synthesizer.answer(padded, Context(labels))
+    assert not answer.grad[5:].any()
+    matching = synthesizer.similarity * synthesizer._mismatch(activation, context)
+    alone = synthesizer.answer(activation, context)
+    assert alone.loss is not None and answer.loss is not None
+    # The squared norm is shared among all rows of the batch, those without a label among them.
+    torch.testing.assert_close(answer.loss, alone.loss - matching * 2 / 7, rtol=1e-9, atol=1e-12)

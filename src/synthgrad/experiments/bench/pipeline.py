@@ -21,8 +21,9 @@ from torch import Tensor
 
 from synthgrad.core.actions import Action
 from synthgrad.core.events import ActionDone
+from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
-from synthgrad.core.schedules import Schedule, backprop, gpipe, one_f_one_b, update_unlocked
+from synthgrad.core.schedules import Schedule, backprop, update_unlocked
 from synthgrad.core.simulate import simulate
 from synthgrad.experiments.bench.memory import MIB, Meter, held_by
 from synthgrad.experiments.bench.race import Race, race_figures

@@ -1,6 +1,6 @@
 """Runs a comparison in time: every method with every seed, on the same initial weights and the same stream.
 
-The methods of a seed take turns, as in `synthgrad.experiments.runner`.
+The methods of a seed take turns, as in `synthgrad.experiments.turns`.
 
 Shapes: `B` lanes, `T` steps of a window.
 """
@@ -26,9 +26,10 @@ from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import Method, RecurrentComparison
 from synthgrad.experiments.recurrent.streams import Copies, Stream, Text, Window, load, stream_of
 from synthgrad.experiments.recurrent.tasks import in_bits
-from synthgrad.experiments.runner import TURN, Tell, run_seeds, threads
+from synthgrad.experiments.turns import TURN, Tell, run_seeds, threads
 from synthgrad.models import Recurrent
 from synthgrad.recurrent import TruncatedBPTT
+from synthgrad.recurrent.bp_lambda import bp_lambda
 
 __all__ = ["RecurrentCell", "run_recurrent_comparison"]
 
@@ -76,7 +77,7 @@ class Learned(NamedTuple):
 
 
 class Learner(Protocol):
-    """What a cell trains: a `TruncatedBPTT`, or a `PlainLoop`."""
+    """What a cell trains: a `TruncatedBPTT`, as `bp_lambda` gives one, too, or a `PlainLoop`."""
 
     def step(self, chunk: Any, *, target: Any, ends: Tensor, context: Context) -> Any:
         """Learn from a window."""
@@ -136,6 +137,11 @@ def _build(method: Method, stream: Stream, seed: int, device: torch.device) -> t
     optimizer = partial(torch.optim.Adam, lr=training.lr, fused=True)
     if not method.kind.synthetic:
         return model, PlainLoop(model, stream.loss, optimizer(model.parameters()))
+    learn = partial(torch.optim.Adam, lr=training.synthesizer_lr, fused=True)
+    if method.kind.online:
+        numbers = {"lambda_": training.reach, "gamma": training.scale}
+        trained = {"loss": stream.loss, "optimizer": optimizer, "synthesizer_optimizer": learn}
+        return model, bp_lambda(model.core, head=model.output, **numbers, **trained)
     sample: Any = torch.zeros(training.batch, training.unroll, dtype=torch.long, device=device)
     if isinstance(stream, Copies):
         sample = torch.zeros(training.batch, training.unroll, stream.copying.inputs, device=device)
@@ -145,7 +151,7 @@ def _build(method: Method, stream: Stream, seed: int, device: torch.device) -> t
         loss=stream.loss,
         optimizer=optimizer,
         synthesizer=partial(_synthesizer, method, stream, seed),
-        synthesizer_optimizer=partial(torch.optim.Adam, lr=training.synthesizer_lr, fused=True),
+        synthesizer_optimizer=learn,
         auxiliary=method.kind.auxiliary,
         scale=training.scale,
         batch_first=True,
@@ -182,6 +188,7 @@ class RecurrentCell:
         self.seconds: list[float] = []  # of each step
         self.agreement: dict[str, list[float]] = {}
         self.bits: dict[str, float] = {}  # of a character, by part of the text
+        self.curve: list[tuple[int, float]] = []  # update and score
         self.failed: str | None = None
         self._nats, self._terms = 0.0, 0  # since the last event
         with torch.random.fork_rng(devices=[]):
@@ -226,6 +233,7 @@ class RecurrentCell:
             seconds=sum(self.seconds),
             ms_per_step=1e3 * median(self.seconds) if self.seconds else None,
             agreement={name: median(values) for name, values in self.agreement.items()} if whole else {},
+            curve=tuple(self.curve),
             failed=self.failed,
             settings=self.training.as_table(),
         )
@@ -243,6 +251,7 @@ class RecurrentCell:
         self.steps += 1
         self._nats, self._terms = self._nats + nats, self._terms + terms
         if isinstance(self.stream, Copies) and self.stream.learned():
+            self.curve.append((self.steps, float(self.stream.curriculum.solved)))
             self.tell(Solved(self.steps, self.stream.curriculum.solved))
         if self.steps % self.every == 0 or self.steps == self.total:
             self._look(learned.agreement)
@@ -271,4 +280,6 @@ class RecurrentCell:
         if not math.isfinite(nats):
             raise NumericalError(f"the loss on the {part} part is {nats} after step {self.steps}", stage=-1)
         self.bits[part] = in_bits(nats)
+        if part == "valid":
+            self.curve.append((self.steps, self.bits[part]))
         self.tell(Evaluated(self.steps, part, nats, error))

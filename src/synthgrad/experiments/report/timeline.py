@@ -1,6 +1,7 @@
 """A timeline as a picture, played or measured: a row for each stage, its work as blocks, its waits hatched."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from synthgrad.core.actions import Action
 from synthgrad.core.simulate import Timeline
@@ -13,7 +14,7 @@ WIDTH, LEFT, RIGHT = 760.0, 60.0, 10.0
 ROW, BLOCK, WAIT, BOTTOM = 24.0, 18.0, 14.0, 22.0
 ITEM, LEGEND = 22.0, 5 * 22.0  # of one line, and of all
 LETTER, WIDE = 8.5, 12.0  # a block narrower than this has no letter: than its letter, of which W and Q are wide
-EDGE = 22.0  # a number nearer to the right edge than this ends there, not to be cut off
+GLYPH = 6.4  # width of a letter of the axis
 THIN = 6.0  # a frame around a block narrower than this is a thin one: it would hide the block
 
 _KINDS = (
@@ -60,10 +61,11 @@ def rows(
     bottom = ROW * stages
     across = Scale(0, until, LEFT, WIDTH - RIGHT)
     drawn: list[Markup] = []
-    for value in across.ticks(9):
+    for value in _ticks(across, unit):
         x = across(value)
         drawn.append(tag("line", x1=x, x2=x, y1=0, y2=bottom + 3, class_="grid"))
-        text, inside = f"{value:g}{unit}", x < WIDTH - EDGE
+        text = f"{value:g}{unit}"
+        inside = x + GLYPH * len(text) / 2 <= WIDTH  # else it would be cut off
         place = {"x": x if inside else WIDTH - 2, "class_": f"tick small {'middle' if inside else 'end'}"}
         drawn.append(tag("text", text, y=bottom + 16, **place))
     for stage in range(stages):
@@ -75,6 +77,16 @@ def rows(
         place = {"x": x, "y": y, "width": end - x, "height": WAIT}
         drawn.append(tag("rect", class_=f"wait {wait.reason}", fill=f"url(#wait-{wait.reason})", **place))
     return drawn + [_block(action, timeline, across, framed) for action in timeline.start]
+
+
+def _ticks(across: Scale, unit: str) -> list[float]:
+    """As many round values as there is room for, with half a number's width between two."""
+    for count in (9, 6, 4, 2):
+        values = across.ticks(count)
+        widest = GLYPH * max(len(f"{value:g}{unit}") for value in values)
+        if all(across(after) - across(before) >= 1.5 * widest for before, after in pairwise(values)):
+            return values
+    return [across.low]
 
 
 def _idle_lines(stage: int, timeline: Timeline, waits: Sequence[Wait], across: Scale) -> list[Markup]:
