@@ -76,7 +76,9 @@ def _subtitle(timeline: Timeline) -> str:
 
 PICTURES: dict[str, Sequence[Chart]] = {
     "locks": (Chart(backprop()), Chart(update_unlocked()), Chart(forward_unlocked())),
-    "pipelines": tuple(Chart(one, stages=4, steps=2) for one in (gpipe(4), one_f_one_b(4), update_unlocked(microbatches=4))),
+    "pipelines": tuple(
+        Chart(one, stages=4, steps=2) for one in (gpipe(4), one_f_one_b(4), update_unlocked(microbatches=4))
+    ),
     "delay": tuple(Chart(update_unlocked(delay), stages=2, steps=6, latency=3.0) for delay in (0, 2)),
 }
 ABOUT = {
