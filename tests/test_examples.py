@@ -19,7 +19,9 @@ def example(name: str) -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["07_own_loop", "08_own_synthesizer", "11_accelerate", "12_skorch", "13_trainer"])
+@pytest.mark.parametrize(
+    "name", ["07_own_loop", "08_own_synthesizer", "09_stages_times_data", "11_accelerate", "12_skorch", "13_trainer"]
+)
 def test_an_example_learns_digits(name: str) -> None:
     assert example(name).main(epochs=6) < 0.25  # of guesses 0.9 are wrong
 
@@ -32,3 +34,8 @@ def test_lightning_learns_digits() -> None:
 def test_credit_comes_past_the_window() -> None:
     everything, window, critic = example("03_past_the_window").main()
     assert everything > 0.9 and critic > 0.9 and window < 0.6  # of guesses 0.5 are right
+
+
+def test_a_fast_net_learns_what_the_slow_one_is_asked_through_the_synthetic_gradient_alone() -> None:
+    _, critic, nothing = example("14_two_speeds").main(stretches=450)
+    assert critic < 0.3 < 0.45 < nothing

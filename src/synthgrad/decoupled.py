@@ -10,29 +10,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from synthgrad.core.actions import Kind
 from synthgrad.core.agreement import Agreement, Alignment, Monitor
 from synthgrad.core.batch import Batch, Context, Loss, call
+from synthgrad.core.boundary import expect_gradients
 from synthgrad.core.combined import eager
 from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError, SynthgradError
 from synthgrad.core.factories import (
     InputSynthesizerFactory,
     Synthesizers,
     expect_answer,
+    expect_outputs,
     input_synthesizers,
     synthesizers,
 )
 from synthgrad.core.keys import expect_free_name, keep_plain_keys
-from synthgrad.core.learner import Learner, OptimizerFactory
+from synthgrad.core.learner import Learner, OptimizerFactory, clipped
 from synthgrad.core.partition import partition
 from synthgrad.core.plan import Lock, Plan, locks, validate
 from synthgrad.core.probe import probe
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
 from synthgrad.core.stage import Stage
 from synthgrad.engines.checkpoint import load_checkpoint, save_checkpoint
-from synthgrad.engines.distributed import DistributedEngine, spread, world_size
+from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine, Outcome
+from synthgrad.engines.ranks import spread, world_size
 
 __all__ = ["Decoupled", "decouple"]
 
@@ -53,6 +57,8 @@ def decouple(
     input_synthesizer: InputSynthesizerFactory | None = None,
     synthesizer_optimizer: OptimizerFactory | None = None,
     lr_schedule: LRScheduleFactory | None = None,
+    synthesizer_lr_schedule: LRScheduleFactory | None = None,
+    clip: float | None = None,
     mixing: float = 1.0,
     recompute: bool = False,
     monitor: int = 200,
@@ -64,8 +70,9 @@ def decouple(
     One pass over the sample builds and checks everything; the model, its weights and buffers are left as they are.
 
     Args:
-        model: any module. It is not changed: the result trains its very parameters.
-        at: names of the submodules at whose outputs to cut, as in `model.named_modules()`.
+        model: any module. It is not changed: the result trains its very parameters. Those that are frozen now
+            (`requires_grad`) stay so; to train them later, decouple `net.plain` anew.
+        at: names of the submodules at whose outputs to cut, as in `model.named_modules()`; or `balanced_cuts(...)`.
         sample: a batch: the model's positional arguments, and last the target.
         loss: `loss(output, target)`: a mean, or one term for each example or token; see `Loss`.
         optimizer: `optimizer(parameters)`, for each stage its own.
@@ -77,6 +84,10 @@ def decouple(
         input_synthesizer: `input_synthesizer(input_shape, shape)`, for `forward_unlocked`.
         synthesizer_optimizer: as `optimizer`, for the synthesizers of both kinds; `optimizer` if not given.
         lr_schedule: `lr_schedule(optimizer)`, for each stage's optimizer; counts steps, not epochs.
+        synthesizer_lr_schedule: as `lr_schedule`, for the synthesizers of both kinds; a constant rate if not given.
+        clip: scale a stage's gradient down before its update, to an L2 norm of at most this: each stage by its own
+            norm, since that of the whole model is known only when all have waited for each other. Synthesizers are
+            not clipped.
         mixing: λ of the schedule's `B`, which injects (1-λ)·synthetic + λ·received.
         recompute: run each synthesizer a second time when its target comes, instead of holding its answer: less memory,
             more time. (A BatchNorm in a synthesizer then sees each batch twice.)
@@ -88,15 +99,18 @@ def decouple(
             does not depend on them. So masks are the same in any number of processes, and not the plain loop's.
 
     Where `torch.distributed` is initialized for several processes, each runs the stages of its rank: with as many ranks
-    as stages one each, with fewer, neighbors together. Every rank makes the whole model from the same seed, and calls
-    `step`, `flush` and `gather` equally often, with the same batches.
+    as stages one each, with fewer, neighbors together. With a multiple of the stages, several ranks hold each stage,
+    and each trains it on its own rows of every batch; see docs/parallel.md. Every rank makes the whole model from the
+    same seed, and calls `step`, `flush` and `gather` equally often, with the same batches, whole.
 
     Raises:
         PartitionError: the model cannot be cut there; the message says why, and where it could.
-        ScheduleError: the schedule asks for what the stages do not have; or there are more processes than stages.
+        ScheduleError: the schedule asks for what the stages do not have; or there are more processes than stages, and
+            no multiple of them.
         ShapeError: a synthesizer's answer is not of the activation's shape, or the batch is not of one length.
-        ContextError: a synthesizer needs labels that are missing or out of range.
-        SynthgradError: a negative `monitor`.
+        ContextError: a synthesizer needs labels that are missing or out of range; or learns from the model's output,
+            and the one behind it predicts none.
+        SynthgradError: a negative `monitor`, or `clip` not above 0.
         TransportError: several processes do not hold the same model and schedule.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -109,6 +123,8 @@ def decouple(
     """
     if isinstance(model, Decoupled):
         raise PartitionError("the model is decoupled already; pass net.plain to cut it anew")
+    if hasattr(model, "_orig_mod"):
+        raise PartitionError("the model is compiled as a whole; pass it as it was, and compile its layers in place")
     if len(sample) < 2:
         raise ShapeError(f"sample: got {len(sample)} values, expected the model's arguments and, last, the target")
     if not 0.0 <= mixing <= 1.0:
@@ -125,11 +141,12 @@ def decouple(
     predictors = [None, *_learners(input_synthesizers(input_synthesizer, parts, tuple(arguments)), learn)]
     criterion = loss if isinstance(loss, Loss) else Loss(loss)
     criterion.measure(parts.output, target, len(parts.activations[0]) if parts.activations else len(target))
+    update = optimizer if clip is None else clipped(optimizer, clip)
     stages = [
         Stage(
             index,
             [*parts.names, "output"][index],
-            Learner.of(piece, optimizer, list(parameters.values())),
+            Learner.of(piece, update, list(parameters.values())),
             synthesizer=at_cuts[index],
             input_synthesizer=predictors[index],
             loss=criterion if index == len(parts.names) else None,
@@ -148,13 +165,16 @@ def decouple(
     if synthesizer == "auto":
         for name, learner in zip(parts.names, at_cuts, strict=False):
             log.info("cut %r: synthesizer= was not given, taking %s", name, learner and type(learner.module).__name__)
-    net = Decoupled(model, stages, plan, lr_schedule, monitor=monitor, timeout=timeout)
+    net = Decoupled(model, stages, plan, lr_schedule, synthesizer_lr_schedule, monitor=monitor, timeout=timeout)
     rows = len(parts.activations[0]) if parts.activations else len(target)
     index = torch.zeros(rows, dtype=torch.int64)  # the sample's examples have no numbers; any will do to try
     context = net._batch(tuple(arguments), target, None, index).context
     for stage, activation in zip(stages, parts.activations, strict=False):
         if stage.synthesizer is not None and "error" not in stage.declaration.needs:
-            expect_answer(f"synthesizer at {stage.name!r}", stage.synthesizer.module, (activation, context), activation)
+            given = activation, context.on(activation.device)
+            expect_answer(f"synthesizer at {stage.name!r}", stage.synthesizer.module, given, activation)
+    error = torch.zeros_like(parts.output) if isinstance(parts.output, Tensor) else None
+    expect_outputs(stages, plan, parts.activations, replace(context, error=error))
     return net
 
 
@@ -180,6 +200,7 @@ class Decoupled(nn.Module):
         stages: list[Stage],
         plan: Plan,
         lr_schedule: LRScheduleFactory | None = None,
+        synthesizer_lr_schedule: LRScheduleFactory | None = None,
         *,
         monitor: int = 0,
         timeout: float = 300.0,
@@ -190,8 +211,13 @@ class Decoupled(nn.Module):
         self.stages, self.plan = stages, plan
         self.engine = _engine(stages, plan, timeout)
         self.monitor = Monitor(monitor)
-        optimizers = [stage.piece.optimizer for stage in self.engine.stages if stage.piece.optimizer is not None]
-        self.lr_schedulers = [lr_schedule(optimizer) for optimizer in optimizers] if lr_schedule else []
+        self.lr_schedulers = [
+            schedule(learner.optimizer)
+            for stage in self.engine.stages
+            for learner in stage.learners
+            if learner.optimizer is not None
+            if (schedule := lr_schedule if learner is stage.piece else synthesizer_lr_schedule) is not None
+        ]
         keep_plain_keys(self)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -206,22 +232,25 @@ class Decoupled(nn.Module):
         Args:
             inputs: the model's positional arguments; the first dimension of their tensors is the batch.
             target: for the loss, with a row for each example.
-            labels: for the synthesizers; the target, if not given.
-            index: each example's number in the data set, for synthesizers that need it.
+            labels: (B,) or (B, T), for the synthesizers; the target, if not given.
+            index: (B,) each example's number in the data set, for synthesizers that need it.
             keywords: further arguments of the model, by name. Those that it calls target, labels or index go into
                 `Keywords`, behind the inputs.
 
         Returns:
-            `loss`, the mean loss of the batch, and `agreement` at each cut. With several processes: the loss where the
-            last stage is, elsewhere the newest that has come, NaN before the first; the agreement of one's own stages.
+            `loss`, the mean loss of the batch, a scalar without a graph: there is nothing left to call `backward` on;
+            and `agreement` at each cut. With several processes: the loss where the last stage is, elsewhere the newest
+            that has come, NaN before the first; the agreement of one's own stages, and of one's own rows of the batch.
 
         Raises:
             ContextError, ShapeError: something is missing or does not fit; nothing has changed.
-            SynthgradError: a keyword that the model does not take, or that may be meant for it or for the synthesizers;
-                or, when the step is done, a mode (`train`, `eval`) that was changed in its middle.
+            SynthgradError: gradients are switched off, or float16 would lose them; a keyword that the model does not
+                take, or that may be meant for it or for the synthesizers; or, when the step is done, a mode (`train`,
+                `eval`) that was changed in its middle.
             NumericalError: a value is not finite; raised before the faulty stage's update (on a GPU, at the end of the
                 step), naming the stages updated before. The step is given up, pending lessons included.
         """
+        expect_gradients(next((weight.device for weight in self.plain.parameters()), torch.device("cpu")))
         mode = self.plain.training
         outcome = self.engine.step(self._batch(inputs, target, labels, index, keywords))
         if self.plain.training is not mode:
@@ -237,6 +266,17 @@ class Decoupled(nn.Module):
                 scheduler.step()
         self.monitor.see(outcome.agreement)  # last: whoever has warnings raised finds the step done
         return outcome
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Decoupled":
+        """As `nn.Module`, for `to` and the like; what optimizers remember, and what is pending, comes along."""
+        before = [(one.device, one.dtype) for one in self.parameters()]
+        super()._apply(fn, recurse)
+        if before != [(one.device, one.dtype) for one in self.parameters()]:
+            for stage in self.engine.stages:
+                stage.follow(fn)
+            products = self.engine.mailbox.products
+            products.update(pytree.tree_map_only(Tensor, fn, dict(products)))
+        return self
 
     def probe(
         self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None, **keywords: Any

@@ -180,6 +180,10 @@ OTHERS: dict[str, tuple[Callable[[], sg.Decoupled], str]] = {
         lambda: made(lr_schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=2)),
         "stage 0: got a learning-rate schedule here",
     ),
+    "synthesizers' lr schedule": (
+        lambda: made(synthesizer_lr_schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=2)),
+        "stage 0: got a learning-rate schedule here",
+    ),
 }
 
 

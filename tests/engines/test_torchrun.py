@@ -7,10 +7,11 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "02_one_process_per_stage.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+REPLICAS = SCRIPT.with_name("09_stages_times_data.py")
 
 
-def printed(*launcher: str) -> list[str]:
-    command = [sys.executable, *launcher, str(SCRIPT)]
+def printed(*launcher: str, script: Path = SCRIPT) -> list[str]:
+    command = [sys.executable, *launcher, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -21,6 +22,13 @@ def test_the_example_prints_the_same_error_from_one_process_and_from_two() -> No
     assert len(alone) == len(together) == 11  # ten epochs, and the error: once
     assert alone[-1] == together[-1]
     assert alone[-1].startswith("test error") and float(alone[-1].split()[2]) < 4
+
+
+def test_two_stages_on_four_processes_choose_their_cut_together_and_learn() -> None:
+    lines = printed(*TORCHRUN[:-1], "4", script=REPLICAS)
+    assert [line.split()[0] for line in lines] == ["epoch"] * 6 + ["test"]  # once, not four times
+    losses = [float(line.split()[-1]) for line in lines[:-1]]
+    assert losses[-1] < losses[0] / 2 and float(lines[-1].split()[2]) < 8
 
 
 RESTART = SCRIPT.with_name("04_restart.py")

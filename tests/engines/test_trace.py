@@ -1,6 +1,9 @@
 """What a trace writes: every action, in order, as it happens, within its limit; and what it refuses."""
 
 import json
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +78,74 @@ def test_a_trace_is_bounded_and_says_what_it_dropped(tmp_path: Path) -> None:
     dropped = 60 * 9 - len(found.done)
     assert found.missing == (f"rank-0.jsonl: {dropped} events found no room in 8192 bytes",)
     assert 0 < len(found.steps) < 60 and len(found.done) // 9 == len(found.steps)
+
+
+def test_what_is_done_is_on_disk_when_it_has_been_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthgrad.engines.trace.EVERY", 0.0)  # no line waits for the next
+    net = net_of(sg.backprop())
+    with sg.trace(net, tmp_path):
+        for step in range(1, 4):
+            x, y = batch()
+            net.step(x, target=y)
+            lines = (tmp_path / "rank-0.jsonl").read_text().splitlines()
+            assert len(lines) == 1 + 9 * step and all(decode(line) for line in lines)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import synthgrad as sg
+from test_trace import batch, net_of
+
+net = net_of(sg.update_unlocked())
+with sg.trace(net, sys.argv[2]):
+    while True:
+        x, y = batch()
+        net.step(x, target=y)
+        time.sleep(0.01)
+"""
+
+
+def test_a_killed_process_leaves_a_trace_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
+    run, file = tmp_path / "run", tmp_path / "run" / "rank-0.jsonl"
+    child = subprocess.Popen([sys.executable, str(tmp_path / "killed.py"), str(Path(__file__).parent), str(run)])
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() or file.stat().st_size < 20_000:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        child.kill()
+        child.wait()
+    found = sg.read_trace(run)
+    assert len(found.steps) > 5 and len(found.done) >= 11 * len(found.steps)
+    assert any("its end is missing: the process was killed" in one for one in found.missing)
+    assert main(["trace", str(run)]) == 0
+
+
+def test_untraced_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = net_of(sg.update_unlocked())
+    x, y = batch()
+    with sg.trace(net, tmp_path):
+        net.step(x, target=y)
+    noted = (tmp_path / "rank-0.jsonl").read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("made though nobody asked for it")
+
+    monkeypatch.setattr("synthgrad.core.run.ActionDone", refuse)
+    net.step(x, target=y)
+    assert (tmp_path / "rank-0.jsonl").read_bytes() == noted and net.engine.observe is None
+    with sg.trace(net, tmp_path / "again"), pytest.raises(AssertionError):
+        net.step(x, target=y)
+
+
+def test_the_folder_of_a_run_will_do_where_its_trace_has_one_of_its_own(tmp_path: Path) -> None:
+    traced(tmp_path / "run" / "trace", sg.backprop())
+    assert len(sg.read_trace(tmp_path / "run").done) == 5 * 9
+    assert main(["trace", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "trace.svg").exists()
 
 
 def test_a_step_that_fails_is_told_and_the_second_try_counts(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import synthgrad as sg
 from synthgrad import Action, Gradient
-from synthgrad.core.errors import NumericalError, ScheduleError, TransportError
+from synthgrad.core.errors import NumericalError, TransportError
 from synthgrad.core.plan import Line
-from synthgrad.engines.distributed import DistributedEngine, spread, windows
+from synthgrad.engines.distributed import DistributedEngine, windows
 from synthgrad.engines.message import News, pack
 from synthgrad.engines.transport import ProcessTransport, edges_of
 
@@ -237,11 +237,6 @@ def other_schedules(rank: int) -> Told:
     return failing(lambda: DistributedEngine(made.stages, plan, timeout=5.0))
 
 
-def too_many(rank: int) -> Told:
-    """Two processes for one stage."""
-    return failing(lambda: perceptron(cuts=()))
-
-
 def stale_until_gathered(rank: int) -> Told:
     net = perceptron()
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -296,7 +291,6 @@ SCENARIOS = [
     not_a_number,
     other_weights,
     other_schedules,
-    too_many,
     stale_until_gathered,
     draws,
     gathers_alone,
@@ -427,12 +421,6 @@ def test_ranks_must_begin_with_the_same_weights_and_the_same_schedule(played: Pl
         assert "ranks [1] differ from rank 0 in the schedule" in schedules["message"]
 
 
-def test_more_processes_than_stages_is_an_error_on_every_rank(played: Played) -> None:
-    for one in played:
-        assert one["too_many"]["error"] == "ScheduleError"
-        assert one["too_many"]["message"].startswith("2 processes for 1 stages: data parallel inside a stage is not")
-
-
 def test_a_rank_moves_its_own_stages_and_gather_brings_the_others(played: Played) -> None:
     first, second = (one["stale_until_gathered"] for one in played)
     assert first["stages"] == [0] and second["stages"] == [1]
@@ -484,20 +472,6 @@ def test_the_death_of_a_peer_in_the_middle_of_a_step_is_noticed_at_once(tmp_path
 
 
 # ---- without processes -----------------------------------------------------------------------------------------------
-
-
-def test_stages_are_spread_in_blocks() -> None:
-    assert spread(3, 3) == (0, 1, 2) and spread(4, 2) == (0, 0, 1, 1) and spread(5, 3) == (0, 0, 1, 1, 2)
-    for stages in range(1, 9):
-        for world in range(1, stages + 1):
-            ranks = spread(stages, world)
-            counts = [ranks.count(rank) for rank in range(world)]
-            assert list(ranks) == sorted(ranks) and max(counts) - min(counts) <= 1 and min(counts) >= 1
-
-
-def test_more_processes_than_stages_is_an_error_that_says_what_is_possible() -> None:
-    with pytest.raises(ScheduleError, match="4 processes for 3 stages: data parallel inside a stage is not there yet"):
-        spread(3, 4)
 
 
 def test_windows_are_as_wide_as_targets_may_be_late() -> None:

@@ -17,7 +17,10 @@ from torch.utils import _pytree as pytree
 from synthgrad.core.boundary import back_propagate, cut
 from synthgrad.core.errors import ContextError, ShapeError, SynthgradError
 
-__all__ = ["Batch", "Context", "Gradient", "Keywords", "Loss", "arguments", "call"]
+__all__ = ["IGNORED", "Batch", "Context", "Gradient", "Keywords", "Loss", "arguments", "call"]
+
+IGNORED = -100
+"""A label that is none, as in `F.cross_entropy`: of padding, or of tokens that are not to be predicted."""
 
 
 class Gradient(NamedTuple):
@@ -95,7 +98,8 @@ class Context:
     """What a synthesizer may look at besides the activation; each stage has it from the batch, except `error`.
 
     Attributes:
-        labels: (B,) or (B, T) class indices, or any tensor of one's own with leading dimension B.
+        labels: (B,) or (B, T) class indices, or any tensor of one's own with leading dimension B. An index of -100 is
+            no label, as in `F.cross_entropy`.
         index: (B,) each example's number in the data set.
         error: gradient of the summed loss with respect to the model's output. Whoever needs it waits for it.
     """
@@ -104,15 +108,35 @@ class Context:
     index: Tensor | None = None
     error: Tensor | None = None
 
+    def on(self, device: torch.device) -> "Context":
+        """The same, where the activation is; what is somewhere else is copied once for all who ask."""
+        given = (self.labels, self.index, self.error)
+        if all(value is None or value.device == device for value in given):
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Context(*(None if value is None else value.to(device) for value in given))
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> "dict[torch.device, Context]":
+        return {}
+
     @cached_property
     def label_range(self) -> tuple[int, int]:
-        """Smallest and largest label; computed once a batch, however many synthesizers ask."""
+        """Smallest and largest label, (0, -1) where there is none; computed once a batch, however many ask."""
         assert self.labels is not None
-        low, high = self.labels.aminmax()
-        return int(low), int(high)
+        low, high = map(int, self.labels.aminmax())
+        if low != IGNORED:
+            return low, high
+        labels = self.labels[self.labels != IGNORED]
+        low, high = map(int, labels.aminmax()) if labels.numel() else (0, -1)
+        return low, high
 
     def one_hot(self, classes: int, dtype: torch.dtype) -> Tensor:
-        """The labels as rows of zeros with a one, (B, classes) or (B, T, classes); made once for all who ask."""
+        """The labels as rows of zeros with a one, (B, classes) or (B, T, classes); made once for all who ask.
+
+        Where there is no label (-100), the row is all zeros.
+        """
         if torch.compiler.is_compiling():  # which keeps what is made once by itself, and cannot look into ours
             return self._made_one_hot(classes, dtype)
         if (classes, dtype) not in self._one_hot:
@@ -122,21 +146,24 @@ class Context:
     def _made_one_hot(self, classes: int, dtype: torch.dtype) -> Tensor:
         assert self.labels is not None
         made = torch.zeros(*self.labels.shape, classes, dtype=dtype, device=self.labels.device)
-        return made.scatter_(-1, self.labels.unsqueeze(-1).long(), 1.0)
+        labels = self.labels.unsqueeze(-1).long()
+        given = labels != IGNORED
+        return made.scatter_(-1, labels.where(given, 0), given.to(dtype))
 
     @cached_property
     def _one_hot(self) -> dict[tuple[int, torch.dtype], Tensor]:
         return {}
 
     def class_labels(self, classes: int, who: str) -> Tensor:
-        """The labels as class indices below `classes`.
+        """The labels as class indices below `classes`, or -100.
 
         Raises:
             ContextError: no labels, not of an integer type, or out of range.
         """
         labels, remedy = (
             self.labels,
-            f"pass target= (or labels=) with integers from 0 to {classes - 1}, or classes=None",
+            f"pass target= (or labels=) with integers from 0 to {classes - 1} ({IGNORED} where there is none), or "
+            f"classes=None",
         )
         if labels is None:
             raise ContextError(f"{who}: expected labels as context, got none; {remedy}")
@@ -195,7 +222,8 @@ class Batch:
             return
         if self.rows < parts:
             raise ShapeError(
-                f"a batch of {self.rows} rows cannot be split into {parts} microbatches; use larger batches"
+                f"a batch of {self.rows} rows cannot be split into {parts} microbatches, those of all replicas; use "
+                f"larger batches"
             )
         for part in range(parts):
             low, high = (self.rows * edge // parts for edge in (part, part + 1))

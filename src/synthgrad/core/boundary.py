@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["back_propagate", "back_propagate_to", "cut", "gradient_at"]
+from synthgrad.core.errors import SynthgradError
+
+__all__ = ["back_propagate", "back_propagate_to", "cut", "expect_gradients", "gradient_at"]
 
 
 def cut(activation: Tensor, *, differentiable: bool = True) -> Tensor:
@@ -36,3 +38,17 @@ def gradient_at(leaf: Tensor, loss: Tensor, *, keep: bool, differentiable: bool)
     """D loss / d leaf, accumulated nowhere; `keep` the graph of the loss, and make the gradient `differentiable`."""
     (gradient,) = torch.autograd.grad(loss, leaf, create_graph=differentiable, retain_graph=keep)
     return gradient
+
+
+def expect_gradients(device: torch.device) -> None:
+    """Raise `SynthgradError` where gradients are switched off, or would be lost in float16, on that type of device."""
+    if not torch.is_grad_enabled():
+        raise SynthgradError(
+            "step: gradients are switched off here, by torch.no_grad or torch.inference_mode, so nothing could be "
+            "learned; call it outside"
+        )
+    if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) is torch.float16:
+        raise SynthgradError(
+            "step: runs in float16, in which small gradients are lost, and stages cannot share the scale that would "
+            "save them; use bfloat16, or sg.Interface in a loop of your own, which takes scale="
+        )

@@ -2,7 +2,8 @@
 
 The key is the seed, the stage, what is done, and the microbatch, counted from the start of the run. So dropout has the
 same masks whoever runs a stage, in however many processes, in whatever order, and after a restart: there is no stream
-to be saved. And the stream that a script draws from, for the order of its data, goes on as though no stage drew.
+to be saved. (Replicas of a stage have other rows, and other masks.) And the stream that a script draws from, for the
+order of its data, goes on as though no stage drew.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ class Draws:
 
     def __init__(self, seed: int, stage: int) -> None:
         self.seed, self.stage = seed, stage
+        self.replica = 0  # of those that hold the stage
         self._cuda: Sequence[int] = ()
         self._drawing: dict[str, bool] = {}  # by what is done; not there: not known yet
 
@@ -53,7 +55,7 @@ class Draws:
     def _keyed(self, what: str, microbatch: int) -> Generator[None]:
         generators = self.generators
         common = [generator.get_state() for generator in generators]
-        key = f"{self.seed} {self.stage} {what} {microbatch}".encode()
+        key = f"{self.seed} {self.stage} {what} {microbatch}{f' {self.replica}' * bool(self.replica)}".encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
         for generator in generators:
             generator.manual_seed(number)

@@ -66,7 +66,7 @@ class ShapeError(SynthgradError, ValueError):
 
 
 class ContextError(SynthgradError, ValueError):
-    """What a synthesizer declared to need (labels, index, error) is missing or out of range."""
+    """What a synthesizer declared to need (labels, index, error) or to learn from is missing or out of range."""
 
 
 class StateError(SynthgradError, ValueError):

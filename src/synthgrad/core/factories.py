@@ -1,14 +1,18 @@
 """What stands at the cuts: made by factories from the shapes there, and tried on the sample."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from synthgrad.core.errors import PartitionError, ShapeError
+from synthgrad.core.actions import Kind
+from synthgrad.core.batch import Context
+from synthgrad.core.errors import ContextError, PartitionError, ShapeError
 from synthgrad.core.partition import Partition
+from synthgrad.core.plan import Plan
 from synthgrad.core.preserve import call_preserved, random_preserved
+from synthgrad.core.stage import Stage
 from synthgrad.core.synthesizers import InputSynthesizer, Synthesizer, choice
 
 __all__ = [
@@ -16,6 +20,7 @@ __all__ = [
     "SynthesizerFactory",
     "Synthesizers",
     "expect_answer",
+    "expect_outputs",
     "input_synthesizers",
     "synthesizers",
 ]
@@ -75,3 +80,64 @@ def expect_answer(who: str, module: nn.Module, arguments: tuple[Any, ...], activ
         raise ShapeError(
             f"{who}: got an answer of shape {tuple(answer.shape)}, expected {shape} as the activation; {remedy}"
         )
+
+
+def expect_outputs(stages: Sequence[Stage], plan: Plan, activations: Sequence[Tensor], context: Context) -> None:
+    """Raise `ContextError` if a synthesizer learns from the model's output, and no lesson will ever bring it one.
+
+    Args:
+        stages: all of them.
+        plan: says which lessons there are, and from whom they come.
+        activations: of the sample, at each cut.
+        context: of the sample, and an error, if a synthesizer needs one.
+    """
+    if not any("output" in stage.feedback for stage in plan.stages):
+        return
+    at_cuts = zip(stages, activations, strict=False)
+    told = [_predicts_output(stage, activation, context) for stage, activation in at_cuts]
+    mixes = [stage.mixing < 1.0 for stage in stages]
+    for stage, after in zip(stages, stages[1:], strict=False):
+        asks = stage.synthesizer is not None and "output" in stage.declaration.feedback
+        if asks and _is_left_without(stage.index, plan, told, mixes):
+            by = type(after.synthesizer.module).__name__ if after.synthesizer else "the stage behind it"
+            raise ContextError(
+                f"synthesizer at {stage.name!r}: learns from the model's output, but no lesson brings it one: "
+                f"{by} at {after.name!r} predicts none; expected one there that does, say CriticSynthesizer, or take "
+                f"'output' out of learns= at {stage.name!r}"
+            )
+
+
+class _Answering(nn.Module):
+    """A synthesizer that is asked for its whole answer."""
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        super().__init__()
+        self.synthesizer = synthesizer
+
+    def forward(self, activation: Tensor, context: Context) -> Any:
+        return self.synthesizer.answer(activation, context)
+
+
+def _predicts_output(stage: Stage, activation: Tensor, context: Context) -> bool:
+    """Whether the stage's synthesizer answers with an output."""
+    if stage.synthesizer is None:
+        return False
+    with torch.no_grad(), random_preserved([activation]):
+        return call_preserved(_Answering(stage.synthesizer.module), activation, context).output is not None
+
+
+def _is_left_without(stage: int, plan: Plan, told: list[bool], mixes: list[bool]) -> bool:
+    """Whether the stage has lessons in the first steps, and none of them brings an output."""
+    microbatches = range((plan.schedule.lateness + max(8, plan.schedule.period)) * plan.schedule.microbatches)
+    lessons = [microbatch for microbatch in microbatches if Kind.T in plan.kinds(stage, microbatch)]
+    return bool(lessons) and not any(_brings_output(stage + 1, plan, lesson, told, mixes) for lesson in lessons)
+
+
+def _brings_output(stage: int, plan: Plan, microbatch: int, told: list[bool], mixes: list[bool]) -> bool:
+    """Whether what the stage sends back has an output in it: the real one, or one that its synthesizer predicts."""
+    backward = plan.backward(stage, microbatch)
+    if stage == plan.last or backward is None:
+        return backward is not None
+    if told[stage] and (backward.kind is Kind.S or mixes[stage]):
+        return True
+    return backward.kind is not Kind.S and _brings_output(stage + 1, plan, microbatch, told, mixes)

@@ -69,7 +69,8 @@ class Interface(nn.Module):
 
     With `DistributedDataParallel` each process speaks of its own mean. With activation checkpointing the layers run
     again in the backward pass: let it, too, stand inside `with sg.context(...)`. `torch.compile(fullgraph=True)` works
-    with synthesizers that regress to the gradient; the range of labels is then not looked at.
+    with synthesizers that regress to the gradient; the range of labels is then not looked at. It cannot look into a
+    `GradScaler`: with `scale=` compile the parts of the model before and behind.
 
     Not every synthesizer can be taught by a backward pass, which may change nothing but gradients. Those can that ask
     for no feedback, or whose lesson is the distance to the gradient (`learn` as in the contract); not those that learn

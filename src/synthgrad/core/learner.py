@@ -1,8 +1,8 @@
 """A learner: a module with the optimizer that trains it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,21 @@ from torch import Tensor, nn
 from synthgrad.core.boundary import back_propagate
 from synthgrad.core.errors import SynthgradError
 
-__all__ = ["Learner", "OptimizerFactory"]
+__all__ = ["Learner", "OptimizerFactory", "Replicas", "clipped"]
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Replicas(Protocol):
+    """The processes that train the same module, each on rows of its own."""
+
+    def add_up(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make each parameter's gradient the sum over all of them."""
+        ...
+
+    def total(self, number: int) -> int:
+        """The sum of a number over all of them."""
+        ...
 
 
 @dataclass
@@ -23,11 +35,13 @@ class Learner:
         module: a piece of the model, a synthesizer or an input synthesizer; a recurrent core.
         parameters: those that the optimizer updates; a piece may share its other ones with nobody.
         optimizer: None where there are no parameters.
+        replicas: None where this process trains the module alone.
     """
 
     module: Any
     parameters: list[nn.Parameter] = field(default_factory=list)
     optimizer: torch.optim.Optimizer | None = None
+    replicas: Replicas | None = None
 
     @classmethod
     def of(
@@ -45,10 +59,18 @@ class Learner:
             _expect_own(made, parameters)
         return cls(module, parameters, made)
 
+    def follow(self) -> None:
+        """Take what the optimizer remembers to where the parameters have gone, and to their type."""
+        if self.optimizer is not None and self.optimizer.state:
+            self.optimizer.load_state_dict(self.optimizer.state_dict())
+
     def update(self) -> None:
         """One optimizer step from all gradients accumulated since the last one."""
         if self.optimizer is not None:
+            if self.replicas is not None:
+                self.replicas.add_up(self.parameters)
             self.optimizer.step()
+            torch.clear_autocast_cache()  # it has casts of the weights as they were
             self.forget()
 
     def forget(self) -> None:
@@ -64,8 +86,28 @@ class Learner:
         """
         for loss, rows in self.module.rehearse():
             look(loss.detach())
-            back_propagate(loss / rows)
+            back_propagate(loss / (rows if self.replicas is None else self.replicas.total(rows)))
             self.update()
+
+
+def clipped(optimizer: OptimizerFactory, norm: float) -> OptimizerFactory:
+    """The optimizer, with gradients scaled down before each step to an L2 norm of at most `norm`, all in one vector.
+
+    Raises:
+        SynthgradError: the norm is not above 0.
+    """
+    if not norm > 0:
+        raise SynthgradError(f"clip={norm}: expected a norm above 0, or None for no bound")
+
+    def made(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        def clip(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(parameters, norm)
+
+        clipping = optimizer(parameters)
+        clipping.register_step_pre_hook(clip)
+        return clipping
+
+    return made
 
 
 def _expect_own(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:

@@ -16,6 +16,9 @@ __all__ = ["Answer", "Excerpt", "Piece", "Slice"]
 
 Answer = Callable[[str, int], Any]
 
+# What a copied module does not share with the original; compiled, that would be called in the copy's place.
+_OF_THE_COPY = ("_modules", "_compiled_call_impl")
+
 
 class Piece(nn.Module):
     """Called with the model's inputs, and the activation received at the cut before it (the first piece: None).
@@ -120,14 +123,14 @@ class Excerpt(Piece):
             return module
         copied = object.__new__(type(module))
         copied.__dict__.update(module.__dict__)
-        copied.__dict__["_modules"] = {**module._modules, **children}
+        copied.__dict__.update(_modules={**module._modules, **children}, _compiled_call_impl=None)
         self._copies.append((copied, module))
         return copied
 
     def run(self, inputs: tuple[Any, ...], received: Tensor | None) -> Any:
         """The excerpt. Raises `PartitionError` where the forward pass takes another path than the sample's."""
         for copied, original in self._copies:  # attributes set on the model since, `training` before all
-            copied.__dict__.update((key, value) for key, value in original.__dict__.items() if key != "_modules")
+            copied.__dict__.update((key, value) for key, value in original.__dict__.items() if key not in _OF_THE_COPY)
         self.stand_ins.begin(self.recorder.of(inputs), received, inputs)
         try:
             positional, keywords = arguments(inputs)

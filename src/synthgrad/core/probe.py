@@ -32,7 +32,7 @@ def probe(stages: list[Stage], batch: Batch) -> dict[str, Alignment]:
             wanted = [*([leaf] if leaf is not None else []), *stage.piece.parameters]
             true_grads = _gradients(output, wanted, true_grad)
             if stage.synthesizer is not None and true_grad is not None:
-                synthetic_grad = call_preserved(stage.synthesizer.module, output.detach(), context)
+                synthetic_grad = call_preserved(stage.synthesizer.module, output.detach(), context.on(output.device))
                 synthetic_grad = synthetic_grad.detach() / batch.count
                 ours = _gradients(output, stage.piece.parameters, synthetic_grad)
                 theirs = true_grads[len(wanted) - len(stage.piece.parameters) :]

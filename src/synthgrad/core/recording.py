@@ -89,7 +89,6 @@ def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: bool) -> Recordin
     finally:
         for handle in handles:
             handle.remove()
-        torch.clear_autocast_cache()  # its casts were made without gradients
     changed = frozenset(name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name]))
     now = _remembered(model)
     moved = frozenset(name for name in before_it | now if _differs(before_it.get(name), now.get(name)))

@@ -28,6 +28,7 @@ class Transport(Protocol):
         ...
 
 
+@torch.inference_mode(False)  # and with gradients: what is pending may be asked for where one only means to look
 def run(
     lines: Iterable[Line],
     stages: Sequence[Stage] | Mapping[int, Stage],

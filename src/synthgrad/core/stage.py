@@ -1,5 +1,6 @@
 """A stage: a piece of the model with its own optimizer. Its methods are the letters of a schedule."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.agreement import Agreement, agree
@@ -58,6 +60,11 @@ class Passage:
     predicted_input: Tensor | None = None
     received: Tensor | None = None
     model_output: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Passage":
+        """What carries a graph is left out: the lesson finds it again."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("answer", "predicted_input")}
+        return Passage(**copy.deepcopy(kept, memo))
 
 
 class Stage:
@@ -136,6 +143,16 @@ class Stage:
             learner.forget()
         if self.synthesizer is not None:
             self.synthesizer.module.forget()
+
+    def follow(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Take along what is held for later where the modules have been moved, to another device or type."""
+        for learner in self.learners:
+            learner.follow()
+        for passage in self.passages.values():
+            passage.answer = passage.predicted_input = None  # their graphs are of the weights as they lay before
+            passage.activation = None if passage.activation is None else move(passage.activation)
+            inputs = pytree.tree_map_only(Tensor, move, passage.batch.inputs)
+            passage.batch = replace(passage.batch, inputs=inputs)
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
@@ -254,14 +271,16 @@ class Stage:
         """Teach the synthesizer, as it is now, on the held activation; the step's last T takes its optimizer steps."""
         assert self.synthesizer is not None and passage.activation is not None
         synthesizer: Synthesizer = self.synthesizer.module
-        activation, context, answer = passage.activation, passage.batch.context, passage.answer
+        activation, answer = passage.activation, passage.answer
+        context = passage.batch.context.on(activation.device)
         if "error" in synthesizer.needs and context.error is None and self.synthesizer.optimizer is None:
             return  # no S has brought the error that it would answer with; and there is nothing to teach
         if answer is None:
             answer = self._answer(passage)
         feedback = Feedback()
         if received is not None:
-            feedback = Feedback(received.values * received.count, received.output)
+            output = None if received.output is None else received.output.to(activation.device)
+            feedback = Feedback(received.values * received.count, output)
         loss = synthesizer.learn(activation, answer, context, feedback)
         if loss is not None:
             self._teach(self.synthesizer, loss, passage, "target of the synthesizer, or its answer,")
@@ -305,9 +324,10 @@ class Stage:
 
     def _answer(self, passage: Passage) -> Answer:
         """The synthesizer's; asked twice, as when T recomputes what S was told, with the same random numbers."""
-        assert self.synthesizer is not None
+        assert self.synthesizer is not None and passage.activation is not None
+        context = passage.batch.context.on(passage.activation.device)
         with self.draws.of("answer", passage.number):
-            return self.synthesizer.module.answer(passage.activation, passage.batch.context)
+            return self.synthesizer.module.answer(passage.activation, context)
 
     def _predict(self, passage: Passage) -> Tensor:
         """The stage's input, as the input synthesizer predicts it; asked twice, with the same random numbers."""

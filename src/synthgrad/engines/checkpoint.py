@@ -37,7 +37,7 @@ from synthgrad.engines.values import Tensors, put_together, take_apart, tensors_
 
 __all__ = ["load_checkpoint", "read_weights", "save_checkpoint"]
 
-FORMAT = 1
+FORMAT = 2
 POINTER, HEADER, DRAFT = "LATEST", "checkpoint.json", ".partial"
 T = TypeVar("T")
 
@@ -56,7 +56,8 @@ def save_checkpoint(net: Net, folder: str | Path, extra: Any = None, keep: int =
     tensors = Tensors()
 
     def prepare() -> dict[str, Any]:
-        texts = {f"stage-{stage.index}.json": _stage_text(net, stage, tensors) for stage in engine.stages}
+        own = [] if engine.replica else engine.stages  # replicas hold the same: one of them writes
+        texts = {f"stage-{stage.index}.json": _stage_text(net, stage, tensors) for stage in own}
         if engine.first:
             texts[HEADER] = _header_text(net, extra, tensors)
             folder.mkdir(parents=True, exist_ok=True)

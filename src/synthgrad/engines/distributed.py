@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -26,33 +27,13 @@ from synthgrad.engines.digest import digest_of_batch, digest_of_tensors
 from synthgrad.engines.local import Mailbox, Outcome
 from synthgrad.engines.message import News
 from synthgrad.engines.passages import open_passages, take_agreement, take_loss
+from synthgrad.engines.ranks import together
+from synthgrad.engines.replicas import Replicas, mesh_of
 from synthgrad.engines.transport import ProcessTransport, edges_of
 
-__all__ = ["DistributedEngine", "spread", "world_size"]
+__all__ = ["DistributedEngine"]
 
 TOLD = 1024  # bytes of what a rank tells all others
-
-
-def world_size() -> int:
-    """How many processes work together: 1, unless `torch.distributed` has been initialized for more."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def spread(stages: int, world: int) -> tuple[int, ...]:
-    """For each stage its rank: neighbors together, and as equally many on each rank as can be.
-
-    Raises:
-        ScheduleError: more ranks than stages.
-
-    >>> spread(5, 2)
-    (0, 0, 0, 1, 1)
-    """
-    if world > stages:
-        raise ScheduleError(
-            f"{world} processes for {stages} stages: data parallel inside a stage is not there yet; start {stages} "
-            f"processes or fewer (torchrun --nproc-per-node), or cut the model at {world - 1} places"
-        )
-    return tuple(stage * world // stages for stage in range(stages))
 
 
 class DistributedEngine:
@@ -60,6 +41,9 @@ class DistributedEngine:
 
     Every rank calls `step`, `flush` and `gather` equally often, and with the same batches. After an error it is of no
     more use: what was under way between the ranks is lost.
+
+    Where there are some times as many ranks as the plan has, each of its ranks is a place that several processes hold,
+    replicas of each other, and each replica trains on its own rows of every batch; see `Replicas`.
 
     Args:
         stages: of the whole plan, in order; those of other ranks are not run.
@@ -69,9 +53,14 @@ class DistributedEngine:
 
     Attributes:
         stages: those that this rank runs.
+        place: which of the plan's ranks this process is; without replicas its own.
+        replica: the number of the replica that it belongs to.
+        ranks: for each stage the process that holds it in this replica.
+        replicas: the processes at the same place; None if this is the only one.
 
     Raises:
         TransportError: the ranks differ in versions, plan or weights.
+        ScheduleError: the plan cannot be run by so many processes.
     """
 
     def __init__(
@@ -86,17 +75,26 @@ class DistributedEngine:
         self.rank = dist.get_rank()
         self.plan = plan
         self.whole = list(stages)
-        self.stages = [stage for stage in stages if plan.ranks[stage.index] == self.rank]
+        count = _replicas_of(plan)
+        self.place, self.replica = divmod(self.rank, count)
+        self.stages = [stage for stage in stages if plan.ranks[stage.index] == self.place]
         self.observe = observe
         self.steps = 0  # steps done
         self.since = 0  # the step of the last flush: nothing older is pending
         self.failed: str | None = None  # why, if so
-        with _together(f"rank {self.rank} making its engine", timeout):
+        with together(f"rank {self.rank} making its engine", timeout):
             self.group: Any = dist.new_group(timeout=timedelta(seconds=timeout), backend="gloo")
             _expect_same(self.whole, plan, self.group)
-            edges = edges_of(windows(plan), timeout)
+            chains = [tuple(place * count + replica for place in plan.ranks) for replica in range(count)]
+            edges = edges_of(sum((windows(replace(plan, ranks=ranks)) for ranks in chains), Counter()), timeout)
+            self.replicas = Replicas(mesh_of(1 + max(plan.ranks), count), timeout) if count > 1 else None
         self.timeout = timeout
-        self.transport = ProcessTransport(self.rank, plan.ranks, edges)
+        self.ranks = chains[self.replica]
+        self.transport = ProcessTransport(self.rank, self.ranks, edges)
+        for stage in self.stages:
+            stage.draws.replica = self.replica
+            for learner in stage.learners:
+                learner.replicas = self.replicas
 
     @property
     def mailbox(self) -> Mailbox:
@@ -108,34 +106,33 @@ class DistributedEngine:
 
         Returns:
             `loss`: of this step where the last stage is, elsewhere the newest that has arrived; it comes with
-            gradients, so it is NaN before the first of them. `agreement`: of the cuts behind this rank's stages.
+            gradients, so it is NaN before the first of them. `agreement`: of the cuts behind this rank's stages, and
+            of the rows of this replica.
 
         Raises:
+            ShapeError: fewer rows than microbatches in all replicas; nothing has changed.
             NumericalError: a value is not finite; names the stages of this rank updated before.
             TransportError: see `ProcessTransport`; or an earlier step has failed.
         """
         self._expect_working()
-        microbatches = list(batch.split(self.plan.schedule.microbatches))
-        open_passages(self.stages, self.plan, self.steps, microbatches)
+        open_passages(self.stages, self.plan, self.steps, self._own(batch))
         lines = self.plan.lines(self.steps, since=self.since)
-        self._run(lines, digest_of_batch(batch))
-        if self.plan.ranks[self.plan.last] == self.rank:
-            loss = take_loss(self.stages[-1])
-            self.transport.tell(News(self.steps, float(loss)))
-        else:
-            loss = torch.tensor(self.transport.news.loss)
+        with self._telling():
+            self._run(lines, digest_of_batch(batch))
+            loss = self._loss()
         self.steps += 1
         return Outcome(loss, take_agreement(self.stages))
 
     def flush(self) -> dict[str, Agreement]:
         """Run the late actions that are still pending here, and see that all that was sent has gone.
 
-        Before a checkpoint, and at the end; returns their agreement.
+        Before a checkpoint, and at the end; returns their agreement. Replicas then have the first one's buffers.
         """
         self._expect_working()
         late = self.plan.flush(self.steps, since=self.since)
-        self._run([line_of(action, self.plan) for action in late])
-        self.transport.settle()
+        with self._telling():
+            self._run([line_of(action, self.plan) for action in late])
+        self._settle()
         self.since = self.steps
         return take_agreement(self.stages)
 
@@ -145,13 +142,13 @@ class DistributedEngine:
         Before it, a rank holds other ranks' stages as they were at the last one, or at the start.
         """
         self._expect_working()
-        self.transport.settle()
+        self._settle()
         news = torch.tensor(self.transport.news, dtype=torch.float64)
-        with _together(f"rank {self.rank}, step {self.steps}, gathering", self.timeout):
+        with together(f"rank {self.rank}, step {self.steps}, gathering", self.timeout):
             for stage in self.whole:
                 for tensor in _state(stage):
-                    self._bring(tensor, self.plan.ranks[stage.index])
-            self._bring(news, self.plan.ranks[self.plan.last])
+                    self._bring(tensor, stage.index)
+            self._bring(news, self.plan.last)
         step, loss = news.tolist()
         self.transport.tell(News(int(step), loss))
 
@@ -164,7 +161,7 @@ class DistributedEngine:
         """What each rank has to tell, the first kilobyte of it; collective."""
         told = text.encode()[:TOLD].ljust(TOLD, b"\0")
         found = [torch.empty(TOLD, dtype=torch.uint8) for _ in range(dist.get_world_size())]
-        with _together(f"rank {self.rank}, step {self.steps}, hearing of all ranks", self.timeout):
+        with together(f"rank {self.rank}, step {self.steps}, hearing of all ranks", self.timeout):
             dist.all_gather(found, torch.frombuffer(bytearray(told), dtype=torch.uint8), self.group)
         return [bytes(one.tolist()).rstrip(b"\0").decode(errors="replace") for one in found]
 
@@ -178,10 +175,11 @@ class DistributedEngine:
         """The newest loss that has come."""
         return self.transport.news
 
-    def _bring(self, tensor: Tensor, source: int) -> None:
+    def _bring(self, tensor: Tensor, stage: int) -> None:
+        """From the first replica's process that holds the stage to all that do not hold it."""
         value = tensor.cpu().contiguous()
-        dist.broadcast(value, source, self.group)
-        if source != self.rank:
+        dist.broadcast(value, self.ranks[stage] - self.replica, self.group)
+        if self.plan.ranks[stage] != self.place:
             tensor.copy_(value)
 
     def abandon(self) -> None:
@@ -194,16 +192,49 @@ class DistributedEngine:
             self.transport.settle()
             self.failed = "closed"
         ends = [*self.transport.outgoing.values(), *self.transport.incoming.values()]
-        for group in [self.group, *(end.edge.group for end in ends)]:
+        meshes = [] if self.replicas is None else self.replicas.groups
+        for group in [self.group, *meshes, *(end.edge.group for end in ends)]:
             dist.destroy_process_group(group)
 
+    def _own(self, batch: Batch) -> list[Batch]:
+        """This replica's microbatches: of as many parts as all replicas have, those that come next to each other."""
+        count = self.plan.schedule.microbatches
+        parts = list(batch.split(dist.get_world_size() // (1 + max(self.plan.ranks)) * count))
+        return parts[self.replica * count :][:count]
+
     def _run(self, lines: Sequence[Line], digest: int | None = None) -> None:
-        own = [line for line in lines if self.plan.ranks[line.action.stage] == self.rank]
+        own = [line for line in lines if self.plan.ranks[line.action.stage] == self.place]
+        if self.replicas is not None:
+            self.replicas.begin(self.steps, digest)
+        if digest is not None:
+            self.transport.begin(self.steps, digest, lines)
+        with common_stream(stage.draws for stage in self.stages):
+            run(own, {stage.index: stage for stage in self.stages}, self.transport, self.observe)
+        if self.replicas is not None:
+            self.replicas.meet()
+
+    def _loss(self) -> Tensor:
+        """Of this step and the whole batch where the last stage is; elsewhere the newest that has come."""
+        if self.plan.ranks[self.plan.last] != self.place:
+            return torch.tensor(self.transport.news.loss)
+        loss = take_loss(self.stages[-1])
+        if self.replicas is not None:
+            loss = self.replicas.sum(loss)
+        self.transport.tell(News(self.steps, float(loss)))
+        return loss
+
+    def _settle(self) -> None:
+        """All that was sent has gone, and replicas have the same buffers."""
+        self.transport.settle()
+        if self.replicas is not None:
+            learners = [learner for stage in self.stages for learner in stage.learners]
+            self.replicas.align(self.steps, [buffer for one in learners for buffer in one.module.buffers()])
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Whatever goes wrong here, the other ranks hear of it."""
         try:
-            if digest is not None:
-                self.transport.begin(self.steps, digest, lines)
-            with common_stream(stage.draws for stage in self.stages):
-                run(own, {stage.index: stage for stage in self.stages}, self.transport, self.observe)
+            yield
         except BaseException as error:
             self._give_up(f"{type(error).__name__}: {error}")
             raise
@@ -211,6 +242,8 @@ class DistributedEngine:
     def _give_up(self, reason: str) -> None:
         self.failed = reason
         self.transport.say_farewell(reason)
+        if self.replicas is not None:
+            self.replicas.leave()
         self.transport.mailbox.clear()
         for stage in self.stages:
             stage.abandon()
@@ -223,18 +256,19 @@ class DistributedEngine:
             )
 
 
-@contextmanager
-def _together(what: str, timeout: float) -> Iterator[None]:
-    """What all ranks do together: a rank that does not come, or dies, is told as our error."""
-    try:
-        yield
-    except TransportError:
-        raise
-    except RuntimeError as error:
-        raise TransportError(
-            f"{what}: a rank is gone, or did not come within {timeout:g} s ({str(error).splitlines()[0]}); look for "
-            f"the first error of the others, and see that all ranks call decouple, step, flush and gather equally often"
-        ) from error
+def _replicas_of(plan: Plan) -> int:
+    """How many processes hold each place of the plan."""
+    world, places = dist.get_world_size(), 1 + max(plan.ranks)
+    if world % places:
+        raise ScheduleError(f"{world} processes for a plan of {places} ranks: expected {places}, or a multiple of it")
+    remembering = [number for number, one in enumerate(plan.stages) if "index" in one.needs]
+    if world > places and remembering:
+        raise ScheduleError(
+            f"{world} processes for {places} places: the synthesizer of stage {remembering[0]} goes by the examples' "
+            f"numbers, and would find an example in another replica at each visit; start {places} processes, or take a "
+            f"synthesizer that needs no index"
+        )
+    return world // places
 
 
 def _warn_of_restarts() -> None:

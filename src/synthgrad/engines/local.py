@@ -72,6 +72,7 @@ class LocalEngine:
     """
 
     first = True  # of all ranks
+    replica = 0
     group = None
 
     def __init__(

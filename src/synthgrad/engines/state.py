@@ -1,4 +1,4 @@
-"""What there is of a stage to be saved, by names of the whole model: weights, optimizers, its learning-rate schedule.
+"""What there is of a stage to be saved, by names of the whole model: weights, optimizers, learning-rate schedules.
 
 Who holds the stage, and which stages are held beside it, does not show in the names.
 """
@@ -57,11 +57,10 @@ def identity(net: Net) -> dict[str, Any]:
 
 def stage_state(net: Net, stage: Stage) -> dict[str, Any]:
     """All that it takes to go on with the stage: plain values, and tensors among them."""
-    scheduler = _scheduler(net, stage)
     return {
         "model": own_state(net, stage),
         "optimizers": _optimizers(net, stage),
-        "lr_schedule": None if scheduler is None else scheduler.state_dict(),
+        "lr_schedules": [scheduler and scheduler.state_dict() for scheduler in _schedulers(net, stage)],
     }
 
 
@@ -120,9 +119,10 @@ def _optimizer_state(net: Net, optimizer: torch.optim.Optimizer, saved: Mapping[
     return {"state": state, "param_groups": groups}
 
 
-def _scheduler(net: Net, stage: Stage) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """The learning-rate schedule of the stage's optimizer."""
-    return next((one for one in net.lr_schedulers if one.optimizer is stage.piece.optimizer), None)
+def _schedulers(net: Net, stage: Stage) -> list[torch.optim.lr_scheduler.LRScheduler | None]:
+    """The learning-rate schedule of each learner of the stage."""
+    found = {id(one.optimizer): one for one in net.lr_schedulers}
+    return [found.get(id(learner.optimizer)) for learner in stage.learners]
 
 
 def changes(net: Net, stage: Stage, loaded: dict[str, Any]) -> Iterator[Callable[[], None]]:
@@ -132,9 +132,9 @@ def changes(net: Net, stage: Stage, loaded: dict[str, Any]) -> Iterator[Callable
         if learner.optimizer is not None:
             state = _optimizer_state(net, learner.optimizer, loaded["optimizers"])
             yield lambda optimizer=learner.optimizer, state=state: optimizer.load_state_dict(state)
-    scheduler = _scheduler(net, stage)
-    if (scheduler is None) != (loaded["lr_schedule"] is None):
-        here = "no learning-rate schedule" if scheduler is None else "a learning-rate schedule"
-        raise CheckpointError(f"stage {stage.index}: got {here} here, and the opposite in the checkpoint")
-    if scheduler is not None:
-        yield lambda: scheduler.load_state_dict(loaded["lr_schedule"])
+    for scheduler, saved in zip(_schedulers(net, stage), loaded["lr_schedules"], strict=True):
+        if (scheduler is None) != (saved is None):
+            here = "no learning-rate schedule" if scheduler is None else "a learning-rate schedule"
+            raise CheckpointError(f"stage {stage.index}: got {here} here, and the opposite in the checkpoint")
+        if scheduler is not None:
+            yield lambda scheduler=scheduler, saved=saved: scheduler.load_state_dict(saved)
