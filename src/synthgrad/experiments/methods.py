@@ -185,6 +185,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 _critic("labels", head="block_head"),
             ),
             Method(
+                "critic-block",
+                "a head with layers learns the labels and the output that the rest makes",
+                update_unlocked,
+                _critic("labels", "output", head="block_head"),
+            ),
+            Method(
                 "predsim",
                 "local, and examples of one class are to look alike",
                 update_unlocked,

@@ -38,7 +38,8 @@ class Training(Settings):
         lr: learning rate of the network (AdamW), falling to 0 along a cosine.
         warm_up: over how many steps the learning rate rises before that.
         weight_decay: of the network, decoupled (AdamW).
-        synthesizer_lr: learning rate of all synthesizers (Adam), constant.
+        synthesizer_lr: learning rate of all synthesizers (Adam).
+        synthesizer_decay: let it rise and fall as the network's; else it is constant.
         rank: rank of the linear synthesizers; 0 is full.
         probes: how many times in a run the alignment is measured, on validation images, 512 at most.
         threads: threads of torch.
@@ -65,6 +66,7 @@ class Training(Settings):
     warm_up: int = 0
     weight_decay: float = 0.0
     synthesizer_lr: float = 3e-3
+    synthesizer_decay: bool = False
     rank: int = 0
     probes: int = 15
     threads: int = 1
@@ -111,7 +113,7 @@ class Comparison(Training):
 
     Attributes:
         methods: which methods, out of bp, zero, dni, cdni, unlock, logistic, sobolev, critic, local, local-block,
-            predsim, dfa, stale, staged; separated by commas or blanks.
+            critic-block, predsim, dfa, stale, staged; separated by commas or blanks.
         seeds: how many seeds, of weights and batches; on the digits, seed s tests on fold s of five, so that five
             seeds test on every image.
     """

@@ -5,7 +5,7 @@ from synthgrad.core.synthesizers.contract import Answer, Feedback, InputSynthesi
 from synthgrad.core.synthesizers.convolutional import ConvSynthesizer
 from synthgrad.core.synthesizers.critic import CriticSynthesizer
 from synthgrad.core.synthesizers.feedback_alignment import FeedbackAlignmentSynthesizer, KickbackSynthesizer
-from synthgrad.core.synthesizers.heads import block_head, linear_head, mlp_head, zero_head
+from synthgrad.core.synthesizers.heads import block_head, conv_head, linear_head, mlp_head, usual_head, zero_head
 from synthgrad.core.synthesizers.linear import LinearSynthesizer
 from synthgrad.core.synthesizers.perceptron import MLPInputSynthesizer, MLPSynthesizer
 from synthgrad.core.synthesizers.reference import OracleSynthesizer, ZeroSynthesizer
@@ -35,7 +35,9 @@ __all__ = [
     "ZeroSynthesizer",
     "block_head",
     "choice",
+    "conv_head",
     "linear_head",
     "mlp_head",
+    "usual_head",
     "zero_head",
 ]

@@ -114,7 +114,7 @@ class InputSynthesizer(nn.Module, ABC):
         """The predicted activation (B, ...), from the model's own inputs."""
 
     def loss(self, predicted: Tensor, real: Tensor) -> Tensor:
-        """The squared L2 distance of predicted and real input, summed over features and examples."""
+        """The squared L2 distance of predicted and real input (B, ...), summed over features and examples, a scalar."""
         return squared_distance(predicted, real)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from synthgrad.core.batch import Context
 from synthgrad.core.errors import ContextError, ShapeError, SynthgradError
 from synthgrad.core.synthesizers.contract import Answer, Feedback, Synthesizer, derived, squared_distance
-from synthgrad.core.synthesizers.heads import LinearHead, linear_head
+from synthgrad.core.synthesizers.heads import LinearHead, usual_head
 
 __all__ = ["CriticSynthesizer"]
 
@@ -32,11 +32,18 @@ SummedLoss = Callable[[Tensor, Tensor], Tensor]
 class CriticSynthesizer(Synthesizer):
     """d = dL(C(h), y) / dh, where the head C predicts the model's output and L is the task's loss.
 
+    By what it learns from it is a local loss (Belilovsky et al. 2019, arXiv:1901.08164), a critic (Czarnecki et al.
+    2017, arXiv:1703.00522), a synthetic gradient of a log-loss, or Sobolev training (arXiv:1706.04859).
+
+    A row whose label is -100, as torch's losses have it for padding, has no loss: its synthetic gradient is zero, and
+    it teaches nothing but, if the real output is learned from, that output. Other marks of padding become -100 in
+    `labels=`: `labels=y.masked_fill(y == padding, -100)`.
+
     Args:
         shape: of the activation, without batch: (D,), (T, D) with a row for each token, or (C, H, W).
         classes: the number of classes, so many outputs the head has; of a loss of your own, the number of outputs.
         learns: what it learns from, out of labels, output, gradient; see above.
-        head: `head(shape, classes)`; a linear one if not given. It may hold blocks of its own.
+        head: `head(shape, classes)`; `usual_head` if not given. It may hold blocks of its own.
         value: weight of the loss on labels or output beside that on the gradient.
         loss: `loss(output, labels)`, the task's loss summed over all its terms; cross-entropy of class indices (B,) or
             (B, T) if not given.
@@ -51,7 +58,7 @@ class CriticSynthesizer(Synthesizer):
         *,
         classes: int,
         learns: Iterable[str] = ("labels", "gradient"),
-        head: HeadFactory = linear_head,
+        head: HeadFactory = usual_head,
         value: float = 1.0,
         loss: SummedLoss | None = None,
     ) -> None:
@@ -117,12 +124,12 @@ class CriticSynthesizer(Synthesizer):
 
     @torch.no_grad()
     def _linear_answer(self, head: LinearHead, activation: Tensor, context: Context) -> Answer:
-        """Grad = (softmax(W h + b) - onehot(y)) W; as output the logits, normalized to log-probabilities."""
+        """Grad = (softmax(W h + b) - onehot(y)) W, zero for rows without a label; as output log-probabilities."""
         one_hot = self._one_hot(activation, context)  # (O, N)
         rows = activation.flatten(0, -2)  # (N, D)
         logits = torch.addmm(head.bias.unsqueeze(1), head.weight, rows.t())
         log_p = logits.log_softmax(0)  # (O, N): along this dimension it takes a tenth of the time
-        grad = (log_p.exp() - one_hot).t() @ head.weight
+        grad = (log_p.exp() * _given(one_hot) - one_hot).t() @ head.weight
         loss = -torch.dot(one_hot.flatten(), log_p.flatten())
         return Answer(grad.view_as(activation), log_p.t().unflatten(0, activation.shape[:-1]), loss)
 
@@ -137,17 +144,16 @@ class CriticSynthesizer(Synthesizer):
     ) -> Tensor | None:
         assert answer.output is not None
         one_hot, log_p = self._one_hot(activation, context), answer.output.flatten(0, -2).t()
-        wanted = [one_hot] if "labels" in self.learns else []
-        if real is not None:
-            wanted.append(real.flatten(0, -2).t().softmax(0))
+        told = "labels" in self.learns
+        likely = None if real is None else real.flatten(0, -2).t().softmax(0)
         difference = None if target_grad is None else (answer.grad - target_grad).flatten(0, -2)
-        if difference is None and not wanted:
+        if difference is None and likely is None and not told:
             return None
-        rows = activation.flatten(0, -2)
-        return _LinearCriticLoss.apply(head.weight, head.bias, rows, log_p, one_hot, difference, wanted, self.value)
+        parts = (activation.flatten(0, -2), log_p, one_hot, difference, likely)
+        return _LinearCriticLoss.apply(head.weight, head.bias, *parts, told, self.value)
 
     def _one_hot(self, activation: Tensor, context: Context) -> Tensor:
-        """The labels, (O, N) for activations of N rows."""
+        """The labels, (O, N) for activations of N rows; zeros where there is none."""
         assert self.classes is not None
         one_hot = context.one_hot(self.classes, activation.dtype)  # (B, O) or (B, T, O)
         if one_hot.shape[:-1] != activation.shape[:-1]:
@@ -175,6 +181,11 @@ class CriticSynthesizer(Synthesizer):
         return -(real.softmax(-1) * output.log_softmax(-1)).sum()
 
 
+def _given(one_hot: Tensor) -> Tensor:
+    """Which rows have a label: (1, N) of ones, and zeros for the others."""
+    return one_hot.sum(0, keepdim=True)
+
+
 def _cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of (B, classes) with (B,), or of (B, T, classes) with (B, T)."""
     if output.shape[:-1] != labels.shape:
@@ -183,11 +194,15 @@ def _cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
 
 
 class _LinearCriticLoss(torch.autograd.Function):
-    """|difference|^2 + value * sum over p of CE(p, softmax(W h + b)); difference: (softmax - one_hot) W - target.
+    """|difference|^2 + value * (CE(one_hot, softmax(W h + b)) if told + CE(likely, softmax(W h + b)) if given).
 
-    The gradients are made at once: h and the rest are at hand now, and need not be held.
+    Where difference = (softmax(W h + b) - one_hot) W - target.
 
-    Shapes: weight (O, D), bias (O,), h (N, D), log_p and one_hot (O, N), difference (N, D) or None, each p (O, N).
+    The gradients are made at once: h and the rest are at hand now, and need not be held. Rows without a label are
+    answered with zero whatever the weights, so their difference has no gradient.
+
+    Shapes: weight (O, D), bias (O,), h (N, D), log_p and one_hot (O, N), difference (N, D) or None, likely (O, N) or
+    None.
     """
 
     @staticmethod
@@ -199,19 +214,24 @@ class _LinearCriticLoss(torch.autograd.Function):
         log_p: Tensor,
         one_hot: Tensor,
         difference: Tensor | None,
-        wanted: list[Tensor],
+        likely: Tensor | None,
+        told: bool,
         value: float,
     ) -> Tensor:
-        p, loss = log_p.exp(), log_p.new_zeros(())
+        p, given, loss = log_p.exp(), _given(one_hot), log_p.new_zeros(())
+        error = p * given - one_hot
         d_weight, d_logits = torch.zeros_like(weight), torch.zeros_like(p)
-        for likely in wanted:
+        if told:
+            loss = loss - value * (one_hot * log_p).sum()
+            d_logits = torch.add(d_logits, error, alpha=value)
+        if likely is not None:
             loss = loss - value * (likely * log_p).sum()
             d_logits = torch.add(d_logits, p - likely, alpha=value)
         if difference is not None:
             loss = loss + torch.dot(difference.flatten(), difference.flatten())
-            through = p * (weight @ difference.t())  # the softmax's Jacobian: diag(p) - p p^T
+            through = p * given * (weight @ difference.t())  # the softmax's Jacobian: diag(p) - p p^T
             d_logits = torch.add(d_logits, through - p * through.sum(0), alpha=2.0)
-            d_weight = torch.addmm(d_weight, p - one_hot, difference, alpha=2.0)
+            d_weight = torch.addmm(d_weight, error, difference, alpha=2.0)
         ctx.save_for_backward(torch.addmm(d_weight, d_logits, h), d_logits.sum(1))
         return loss
 
@@ -220,4 +240,4 @@ class _LinearCriticLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyrefly: ignore  (the decorator)
         (d_loss,) = grad_outputs
         d_weight, d_bias = ctx.saved_tensors
-        return d_weight * d_loss, d_bias * d_loss, *[None] * 6
+        return d_weight * d_loss, d_bias * d_loss, *[None] * 7

@@ -36,7 +36,7 @@ class FeedbackAlignmentSynthesizer(Synthesizer):
         self.register_buffer("matrix", torch.empty(outputs, features).uniform_(-bound, bound))
 
     def forward(self, activation: Tensor, context: Context) -> Tensor:
-        """The synthetic gradient, of the activation's shape."""
+        """The synthetic gradient, of the activation's shape. Raises `ContextError` where no error fits."""
         remedy = "give outputs= as many as a row of the model's output has"
         rows = _error(activation, context, len(self.matrix), type(self).__name__, remedy) @ self.matrix
         if rows.dim() < activation.dim() == 3:
@@ -66,7 +66,7 @@ class KickbackSynthesizer(Synthesizer):
         super().__init__()
 
     def forward(self, activation: Tensor, context: Context) -> Tensor:
-        """The synthetic gradient, of the activation's shape."""
+        """The synthetic gradient, of the activation's shape. Raises `ContextError` where no error fits."""
         remedy = "Kickback is for one output; use FeedbackAlignmentSynthesizer"
         error = _error(activation, context, 1, type(self).__name__, remedy)
         return error[(...,) + (None,) * (activation.dim() - error.dim())].expand_as(activation)

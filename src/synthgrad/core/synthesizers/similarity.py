@@ -88,6 +88,7 @@ class SimilaritySynthesizer(Synthesizer):
         assert self.classes is not None
         one_hot = context.one_hot(self.classes, activation.dtype)  # (B, V) or (B, T, V)
         rows = self._rows(self.projection(activation), labels=one_hot.dim() - 1)
+        rows = rows * one_hot.sum(-1, keepdim=True)  # a row without a label is not compared
         return squared_distance(_cosines(rows), _cosines(one_hot)) / len(activation)
 
     def _rows(self, features: Tensor, *, labels: int) -> Tensor:

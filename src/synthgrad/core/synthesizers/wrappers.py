@@ -102,7 +102,7 @@ class Averaged(Wrapper):
 
     @torch.no_grad()
     def answer(self, activation: Tensor, context: Context) -> Answer:
-        """The average's answer."""
+        """The average's answer, a gradient (B, ...)."""
         return self.average.answer(activation, context)
 
     def learn(self, activation: Tensor, answer: Answer, context: Context, feedback: Feedback) -> Tensor | None:
@@ -157,7 +157,7 @@ class Normalized(Wrapper):
         self.register_buffer("scale", torch.zeros(()))
 
     def answer(self, activation: Tensor, context: Context) -> Answer:
-        """The answer of the synthesizer inside, of size one, times the scale."""
+        """The answer of the synthesizer inside, of size one, times the scale; a gradient (B, ...)."""
         inner = self.inner.answer(activation, context)
         return Answer(inner.grad.detach() * self.scale, inner.output, inner.loss, inner)
 
@@ -198,7 +198,7 @@ class Clipped(Wrapper):
         self.norm = norm
 
     def answer(self, activation: Tensor, context: Context) -> Answer:
-        """The answer of the synthesizer inside, no row longer than the bound."""
+        """The answer of the synthesizer inside, no row of its gradient (B, ...) longer than the bound."""
         inner = self.inner.answer(activation, context)
         grad = inner.grad.detach()
         norms = torch.linalg.vector_norm(grad.flatten(1), dim=1)  # (B,)
@@ -250,7 +250,7 @@ class Replay(Wrapper):
         self._draw = torch.Generator().manual_seed(seed)
 
     def answer(self, activation: Tensor, context: Context) -> Answer:
-        """The answer of the synthesizer inside."""
+        """The answer of the synthesizer inside, a gradient (B, ...)."""
         return self.inner.answer(activation, context)
 
     def learn(self, activation: Tensor, answer: Answer, context: Context, feedback: Feedback) -> Tensor | None:
