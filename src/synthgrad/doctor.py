@@ -252,6 +252,7 @@ def _crossing(
     if module is None:
         return Crossing(name, shape, activation.dtype, size)
     module.check(context)
+    context = context.on(activation.device)
     expect_answer(f"synthesizer at {name!r}", module, (activation, context), activation)
     feedback = Feedback(torch.zeros_like(activation), output if isinstance(output, Tensor) else None)
     weights = [one for one in module.parameters() if one.requires_grad]

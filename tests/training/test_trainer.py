@@ -56,6 +56,7 @@ def made(seed: int = 0, wrap: Callable[[sg.Synthesizer], sg.Synthesizer] = lambd
         optimizer=partial(torch.optim.Adam, lr=0.01),
         lr_schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=4, gamma=0.5),
         schedule=sg.update_unlocked(delay=1),
+        timeout=20.0,
     )
 
 

@@ -20,7 +20,7 @@ class Options:
     """What `synthgrad bench` can be told.
 
     Attributes:
-        name: step, memory, signals, startup, pipeline, latency, trace or transport.
+        name: step, memory, interface, signals, plan, recurrent, startup, pipeline, latency, trace or transport.
         rounds: how often each side is measured; the median counts. Each benchmark has a number of its own.
         seeds: pipeline and latency: so many runs of MNIST, to see the accuracy, too; 0 for none.
         epochs: pipeline and latency: of each of these runs.
@@ -39,9 +39,9 @@ def command(arguments: Sequence[str]) -> Callable[..., int]:
     line = shlex.join(["synthgrad", *arguments])
 
     def run(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-        """Measure one of: step, memory, signals, startup, pipeline, latency, trace, transport; then quote.
+        """Measure step, memory, interface, signals, plan, recurrent, startup, pipeline, latency, trace or transport.
 
-        Stop other work first.
+        Stop other work first; then quote.
         """
         return bench(options, line)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs
-from torch import Tensor
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.decoupled import Decoupled
@@ -53,10 +52,10 @@ class AcceleratedNet:
         self.state = NetState(net)
         accelerator.register_for_checkpointing(self)
 
-    def step(self, *inputs: Any, target: Any, labels: Tensor | None = None, index: Tensor | None = None) -> Outcome:
+    def step(self, *inputs: Any, target: Any, **given: Any) -> Outcome:
         """As `Decoupled.step`, in the accelerator's precision."""
         with self._autocast():
-            return self.net.step(*inputs, target=target, labels=labels, index=index)
+            return self.net.step(*inputs, target=target, **given)
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """The plain model's output, in the accelerator's precision."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from synthgrad.core.batch import Batch, Context, arguments
 from synthgrad.core.errors import SynthgradError
 from synthgrad.decoupled import Decoupled
-from synthgrad.integrations.state import NetState, expect_one_process
+from synthgrad.integrations.state import Idle, NetState, expect_one_process
 from synthgrad.training.trainer import Metric, error_rate
 
 try:
@@ -61,10 +61,10 @@ class DecoupledModule(LightningModule):  # pyrefly: ignore
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One that counts the batches; those that learn are the stages' own."""
-        return _Counter()
+        return Idle()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Every stage learns from a batch."""
+        """Every stage learns from a batch; the loss, a scalar."""
         *inputs, target = batch
         step = self.net.step(*inputs, target=target)
         self.optimizers().step()  # pyrefly: ignore
@@ -105,14 +105,3 @@ class DecoupledModule(LightningModule):  # pyrefly: ignore
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the checkpoint; see `NetState`."""
         NetState(self.net).load_state_dict(checkpoint["synthgrad"])
-
-
-class _Counter(torch.optim.Optimizer):
-    """Steps over nothing. Lightning counts its steps, and takes them for the batches."""
-
-    def __init__(self) -> None:
-        super().__init__([torch.zeros(())], {})
-
-    def step(self, closure: Any = None) -> Any:
-        """Nothing, but what Lightning hangs on it."""
-        return None if closure is None else closure()

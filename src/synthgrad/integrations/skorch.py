@@ -11,6 +11,7 @@ from skorch.utils import to_tensor
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.decoupled import decouple
+from synthgrad.integrations.state import Idle
 
 __all__ = ["DecoupledClassifier"]
 
@@ -34,7 +35,8 @@ class DecoupledClassifier(NeuralNetClassifier):
         schedule: likewise.
         lr_schedule: likewise.
         mixing: likewise.
-        **kwargs: see skorch.
+        criterion: its class; see skorch.
+        **kwargs: likewise.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class DecoupledClassifier(NeuralNetClassifier):
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> "DecoupledClassifier":
         """Each stage gets its own when training begins: there is none for the whole."""
         self.decoupled_: Any = None
-        self.optimizer_ = _Groups()
+        self.optimizer_ = Idle()
+        self.optimizer_.param_groups = []  # filled when the stages are there: `set_params(lr=...)` acts on them
         return self
 
     def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
@@ -68,7 +71,7 @@ class DecoupledClassifier(NeuralNetClassifier):
         super().on_train_begin(net, *args, **kwargs)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Every stage learns from a batch."""
+        """Every stage learns from a batch. Raises `SynthgradError` where it is more than an array and its labels."""
         inputs, target = (to_tensor(part, device=self.device) for part in unpack_data(batch))
         if not isinstance(inputs, torch.Tensor) or fit_params:
             got = f"fit parameters {sorted(fit_params)}" if fit_params else type(inputs).__name__
@@ -110,14 +113,3 @@ class DecoupledClassifier(NeuralNetClassifier):
             lr_schedule=self.lr_schedule,
             mixing=self.mixing,
         )
-
-
-class _Groups(torch.optim.Optimizer):
-    """What skorch sees of the optimizers, and `set_params(lr=...)` acts on: the settings of all stages' own."""
-
-    def __init__(self) -> None:
-        super().__init__([torch.zeros(())], {})
-        self.param_groups = []  # filled when the stages are there
-
-    def step(self, closure: Any = None) -> Any:
-        """Nothing: each stage steps when it is ready."""

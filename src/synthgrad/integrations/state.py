@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -11,7 +12,7 @@ from synthgrad.decoupled import Decoupled
 from synthgrad.engines.message import News
 from synthgrad.engines.state import changes, identity, stage_state
 
-__all__ = ["NetState", "expect_one_process"]
+__all__ = ["Idle", "NetState", "expect_one_process"]
 
 
 class NetState:
@@ -58,6 +59,17 @@ class NetState:
         self.net.engine.resume(state["steps"], News())
         for stage in self.net.stages:
             stage.draws.seed = state["seed"]
+
+
+class Idle(torch.optim.Optimizer):
+    """For loops that want one optimizer for the whole: it steps over nothing, since each stage has its own."""
+
+    def __init__(self) -> None:
+        super().__init__([torch.zeros(())], {})
+
+    def step(self, closure: Any = None) -> Any:
+        """Nothing, but what the loop hangs on it."""
+        return None if closure is None else closure()
 
 
 def expect_one_process(processes: int, who: str) -> None:

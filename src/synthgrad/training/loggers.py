@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,32 +59,38 @@ def _flat(kind: str, by_cut: Mapping[str, Mapping[str, float]]) -> dict[str, flo
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-class _Lines:
+class _LineLogger:
     """A text file that grows by whole lines, each one write: whatever ends the process, those before are there."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: Any = None
 
-    def open(self, keep: Callable[[str], bool]) -> None:
-        """Begin with those lines of an earlier file that `keep` wants, as far as they are whole."""
-        before = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+    def start(self, settings: Mapping[str, Any], step: int) -> None:
+        """Open the file, with those lines of an earlier one that are whole and not of a later step."""
+        before = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if step and self.path.exists() else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f"{self.path.name}.partial")
-        draft.write_text("".join(line for line in before if line.endswith("\n") and keep(line)), encoding="utf-8")
+        kept = (line for line in before if line.endswith("\n") and self._step(line) <= step)
+        draft.write_text("".join(kept), encoding="utf-8")
         os.replace(draft, self.path)
         self._file = self.path.open("ab", buffering=0)
 
-    def write(self, line: str) -> None:
-        self._file.write(f"{line}\n".encode())
-
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def _write(self, line: str) -> None:
+        self._file.write(f"{line}\n".encode())
 
-class JSONLLogger:
+    def _step(self, line: str) -> float:
+        """To which step a line belongs; what begins a file comes before all of them, what is not ours behind."""
+        raise NotImplementedError
+
+
+class JSONLLogger(_LineLogger):
     """Each event as a line of JSON; `synthgrad.core.events.decode` reads it back.
 
     A training that goes on from a checkpoint goes on in its file, behind the last line of the checkpoint's step.
@@ -93,62 +99,43 @@ class JSONLLogger:
         path: of the file; a new training begins it anew.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._lines = _Lines(path)
-
-    def start(self, settings: Mapping[str, Any], step: int) -> None:
-        """Open the file."""
-        self._lines.open(lambda line: step > 0 and _step(line) <= step)
-
     def log(self, event: Event) -> None:
         """Write a line."""
-        self._lines.write(encode(event))
+        self._write(encode(event))
 
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
-
-
-def _step(line: str) -> float:
-    """The step of an event; the start of a run comes before all of them, its end behind."""
-    try:
-        event, _ = decode(line)
-    except ValueError:  # not ours
-        return math.inf
-    match event:
-        case Started():
-            return -math.inf
-        case StepDone() | Evaluated() | Probed():
+    def _step(self, line: str) -> float:
+        try:
+            event, _ = decode(line)
+        except ValueError:
+            return math.inf
+        if isinstance(event, StepDone | Evaluated | Probed):
             return event.step
-    return math.inf
+        return -math.inf if isinstance(event, Started) else math.inf
 
 
-class CSVLogger:
+class CSVLogger(_LineLogger):
     """The figures, a row for each: step, name, value. Goes on as `JSONLLogger` does.
 
     Args:
         path: of the file; a new training begins it anew.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._lines = _Lines(path)
-
     def start(self, settings: Mapping[str, Any], step: int) -> None:
         """Open the file, and write the names of the columns if it is new."""
-        self._lines.open(lambda line: step > 0 and (line.startswith("step,") or int(line.split(",")[0]) <= step))
-        if self._lines.path.stat().st_size == 0:
-            self._lines.write("step,name,value")
+        super().start(settings, step)
+        if self.path.stat().st_size == 0:
+            self._write("step,name,value")
 
     def log(self, event: Event) -> None:
         """Write a row for each figure."""
         for name, value in figures(event).items():
             row = io.StringIO()
             csv.writer(row, lineterminator="").writerow((getattr(event, "step", 0), name, value))
-            self._lines.write(row.getvalue())
+            self._write(row.getvalue())
 
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
+    def _step(self, line: str) -> float:
+        step = line.partition(",")[0]
+        return -math.inf if step == "step" else int(step) if step.isdecimal() else math.inf
 
 
 # ---- people and trackers ---------------------------------------------------------------------------------------------

@@ -122,9 +122,8 @@ class Trainer:
             valid_loader: likewise, evaluated at the end of each epoch.
 
         Raises:
-            SynthgradError: nothing to train on, or to stop early by.
+            SynthgradError: nothing to train on, or to stop early by; besides, all that `Decoupled.step` raises.
             CheckpointError: the checkpoint is not of this training, or cannot be written.
-            Also all that `Decoupled.step` raises.
         """
         if isinstance(train_loader, Iterator):  # asking it for one would draw random numbers
             raise SynthgradError(
@@ -139,7 +138,9 @@ class Trainer:
             while place.epoch < self.epochs and not self._stops(place):
                 self._epoch(place, train_loader)
                 if valid_loader is not None:
-                    place.judge(self._evaluated(valid_loader).loss)
+                    found = self.evaluate(valid_loader, split="valid")
+                    self._tell(found)
+                    place.judge(found.loss)
                 place = _Place(place.epoch + 1, best=place.best, worse=place.worse)
                 self._save(place)
             with self._autocast():
@@ -229,7 +230,7 @@ class Trainer:
 
     def _batches(self, batches: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Inputs and target of each batch, where the model is."""
-        device = next((parameter.device for parameter in self.net.plain.parameters()), torch.device("cpu"))
+        device = self._device
         for batch in batches:
             if not isinstance(batch, tuple | list) or len(batch) < 2:
                 raise ShapeError(
@@ -239,15 +240,13 @@ class Trainer:
             *inputs, target = pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tuple(batch))
             yield tuple(inputs), target
 
+    @property
+    def _device(self) -> torch.device:
+        return next((parameter.device for parameter in self.net.plain.parameters()), torch.device("cpu"))
+
     def _autocast(self) -> AbstractContextManager[Any]:
         # No cache: within one step a synthesizer may be updated, and would then answer with its old weights.
-        device = next((parameter.device.type for parameter in self.net.plain.parameters()), "cpu")
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False)
-
-    def _evaluated(self, loader: Iterable[Any]) -> Evaluated:
-        event = self.evaluate(loader, split="valid")
-        self._tell(event)
-        return event
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     # ---- where it stands ---------------------------------------------------------------------------------------------
 

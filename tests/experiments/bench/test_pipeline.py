@@ -9,7 +9,8 @@ import torch
 
 from synthgrad.core.errors import SynthgradError
 from synthgrad.core.events import ActionDone
-from synthgrad.core.schedules import backprop, gpipe, update_unlocked
+from synthgrad.core.pipelines import gpipe
+from synthgrad.core.schedules import backprop, update_unlocked
 from synthgrad.experiments.bench import latency, pipeline, transport
 from synthgrad.experiments.bench.measurement import measure
 from synthgrad.experiments.bench.pipeline import (

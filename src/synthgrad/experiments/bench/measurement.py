@@ -18,6 +18,7 @@ __all__ = ["BENCHMARKS", "Measurement", "interleaved", "measure"]
 BENCHMARKS: Mapping[str, str] = {
     "step": "a step of label-conditioned synthetic gradients against one of plain back-propagation",
     "memory": "activations held at the peak, 16 stages update-unlocked against plain back-propagation",
+    "interface": "a step of an ordinary loop with one `Interface` in the model against one of the plain model",
     "signals": "arithmetic, parameters and bytes of each learning signal; counted, not timed",
     "plan": "the cuts that `plan` chooses for a 12-block transformer against the best of all, and how long it takes",
     "recurrent": "a window of truncated back-propagation with a synthetic gradient at its end against one without",
