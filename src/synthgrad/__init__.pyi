@@ -26,7 +26,14 @@ from synthgrad.core.interface import Interface, context
 from synthgrad.core.jitter import jittered
 from synthgrad.core.links import Link, parse_link
 from synthgrad.core.partition import Partition, partition
-from synthgrad.core.pipelines import eager_one_f_one_b, interleaved, pipedream_2bw, zero_bubble
+from synthgrad.core.pipelines import (
+    eager_one_f_one_b,
+    gpipe,
+    interleaved,
+    one_f_one_b,
+    pipedream_2bw,
+    zero_bubble,
+)
 from synthgrad.core.plan import Declaration, Lock, Plan, dependencies, locks, stage_locks, validate
 from synthgrad.core.schedules import (
     Schedule,
@@ -34,8 +41,6 @@ from synthgrad.core.schedules import (
     error_broadcast,
     forward_unlocked,
     from_text,
-    gpipe,
-    one_f_one_b,
     sporadic,
     update_unlocked,
 )
@@ -61,6 +66,7 @@ from synthgrad.core.synthesizers import (
     Synthesizer,
     ZeroSynthesizer,
     block_head,
+    conv_head,
     linear_head,
     mlp_head,
     zero_head,
@@ -78,6 +84,7 @@ from synthgrad.planning.profile import balanced_cuts
 from synthgrad.recurrent.bp_lambda import bp_lambda
 from synthgrad.recurrent.cut import TimeCut
 from synthgrad.recurrent.truncated import TruncatedBPTT, Unrolled
+from synthgrad.recurrent.two_speeds import Period, TwoSpeeds
 from synthgrad.training.loggers import (
     CSVLogger,
     JSONLLogger,
@@ -134,6 +141,7 @@ __all__ = [
     "Outcome",
     "Partition",
     "PartitionError",
+    "Period",
     "Plan",
     "PlanningError",
     "ProgressBar",
@@ -156,6 +164,7 @@ __all__ = [
     "Trainer",
     "TransportError",
     "TruncatedBPTT",
+    "TwoSpeeds",
     "Unrolled",
     "Verdict",
     "WandbLogger",
@@ -166,6 +175,7 @@ __all__ = [
     "bp_lambda",
     "check",
     "context",
+    "conv_head",
     "decouple",
     "dependencies",
     "eager_one_f_one_b",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.experiments.pages import fill, main
+from synthgrad.experiments.pages import draw, fill, main
+from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.results import Result, ResultsError, encode_result
 
 PAGE = "before\n<!-- table: {name} -->\nstale\n<!-- end -->\nafter\n"
@@ -81,3 +82,13 @@ def test_a_page_is_filled_in_place_and_one_without_tables_is_left_as_it_is(tmp_p
     page.write_text("nothing to fill\n", encoding="utf-8")
     assert main([str(page)]) == 0
     assert page.read_text(encoding="utf-8") == "nothing to fill\n"
+
+
+def test_a_picture_of_comparisons_in_time_has_a_panel_for_each(tmp_path: Path) -> None:
+    (tmp_path / "recurrent").mkdir()
+    for name, curve in (("a", ((10, 1.0), (40, 2.0))), ("b", ((5, 1.0),))):
+        cell = RecurrentResult("copy", "bptt-4", 4, 0, 50, solved=len(curve), curve=curve)
+        (tmp_path / "recurrent" / f"{name}.jsonl").write_text(encode_result(cell), encoding="utf-8")
+    page = "<!-- picture: recurrent/a.jsonl recurrent/b.jsonl -->\n![How they got on](both.svg)\n"
+    ((file, picture),) = draw(page, tmp_path).items()
+    assert file == tmp_path / "both.svg" and picture.count("longest solved (characters)</text>") == 2

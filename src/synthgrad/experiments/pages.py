@@ -17,6 +17,8 @@ A picture of what the methods of a comparison reached stands behind such a comme
     <!-- picture: results/digits.jsonl -->
     ![Test error of each method](docs/pictures/digits.svg)
 
+Of comparisons in time, one or several, it shows how the methods got on.
+
 Several files, of which the first is the count of `synthgrad bench signals`, make one table of all learning signals.
 """
 
@@ -29,6 +31,7 @@ from typing import Any
 
 from synthgrad.experiments.recurrent.results import RecurrentResult, read_recurrent_results, recurrent_summaries
 from synthgrad.experiments.recurrent.tables import recurrent_markdown
+from synthgrad.experiments.report.recurrent_curves import courses_picture
 from synthgrad.experiments.report.scores import scores_picture
 from synthgrad.experiments.results import Result, ResultsError, read_lines, read_results, summarize
 from synthgrad.experiments.signals import signals_markdown
@@ -74,9 +77,16 @@ def draw(text: str, folder: Path) -> dict[Path, str]:
         ResultsError: a file of results that is missing or broken.
     """
     return {
-        folder / match["file"]: scores_picture(read_results(folder / match["results"])) + "\n"
+        folder / match["file"]: _picture([folder / file for file in match["results"].split()]) + "\n"
         for match in _PICTURE.finditer(text)
     }
+
+
+def _picture(paths: list[Path]) -> str:
+    if paths[0].parent.name == RECURRENT:
+        return courses_picture([read_recurrent_results(path) for path in paths])
+    (path,) = paths
+    return scores_picture(read_results(path))
 
 
 def _table(paths: list[Path]) -> str:
@@ -138,7 +148,7 @@ def _origin(results: Sequence[Result | RecurrentResult]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
     hardware = ", ".join(f"{name} {value}" for name, value in first.hardware.items())
     commands = "; ".join(f"`{command}`" for command in dict.fromkeys(result.command for result in results))
-    return f"<sub>{seeds} seeds · {commands} · {versions} · {hardware}</sub>"
+    return f"<sub>{seeds} seed{'s' if seeds > 1 else ''} · {commands} · {versions} · {hardware}</sub>"
 
 
 def main(arguments: list[str]) -> int:

@@ -16,19 +16,14 @@ from torch import Tensor, nn
 
 from synthgrad.core.agreement import Agreement, agree
 from synthgrad.core.batch import Context
-from synthgrad.core.boundary import back_propagate_to, cut
-from synthgrad.core.errors import ContextError, NumericalError, ShapeError, StateError, SynthgradError
-from synthgrad.core.finite import flags_of
-from synthgrad.core.learner import Learner, OptimizerFactory
-from synthgrad.core.preserve import call_preserved, random_preserved
-from synthgrad.core.synthesizers import Answer, Feedback, Synthesizer
+from synthgrad.core.boundary import cut
+from synthgrad.core.errors import NumericalError, ShapeError, StateError, SynthgradError
+from synthgrad.core.learner import OptimizerFactory
+from synthgrad.core.synthesizers import Answer, Feedback
+from synthgrad.recurrent.pupil import NOTHING, Pupil, SynthesizerFactory, copied
 from synthgrad.recurrent.state import Layout, State, map_state
 
-__all__ = ["NOTHING", "SynthesizerFactory", "TimeCut", "expect_finite"]
-
-SynthesizerFactory = Callable[[tuple[int, ...]], Synthesizer]
-NOTHING = Context()
-"""Known besides the state."""
+__all__ = ["TimeCut", "check_ends"]
 
 
 @dataclass
@@ -94,12 +89,13 @@ class TimeCut(nn.Module):
         scale: of the injected gradient; see above.
         batch_dim: the dimension of each leaf of the state in which the sequences lie; see `Layout.of`.
         initial: `initial(B)`, the state with which sequences begin; zeros if not given.
+        into_core: lessons teach the net, too, see `learn`.
 
     Raises:
         StateError: the sample is no tree of tensors with a floating one among them.
         ContextError: the synthesizer needs the output's error, or learns from the output: in time there is none.
         ShapeError: its answer is not (B, S).
-        SynthgradError: a negative scale.
+        SynthgradError: a negative scale; `into_core`, and the synthesizer gives no gradient to the state.
     """
 
     def __init__(
@@ -111,21 +107,17 @@ class TimeCut(nn.Module):
         scale: float = 1.0,
         batch_dim: int | None = None,
         initial: Callable[[int], State] | None = None,
+        into_core: bool = False,
     ) -> None:
         super().__init__()
         if not scale >= 0:
             raise SynthgradError(f"scale={scale}: expected 0 (no synthetic gradient) or more; 1 discounts nothing")
         self.layout = Layout.of(state, batch_dim)
-        rows = self.layout.rows(state).detach()
-        self.synthesizer = synthesizer((self.layout.features,)).to(rows.device, rows.dtype)
-        _expect_possible(self.synthesizer)
-        self._tried = False
-        if not self.synthesizer.needs:  # else the first context shows it
-            self._try(rows, Context())
+        self._pupil = Pupil(synthesizer, self.layout.rows(state).detach(), optimizer, through=into_core)
+        self.synthesizer = self._pupil.synthesizer
         self.scale = scale
         self.initial = initial
         self.synthetic_grad: Tensor | None = None
-        self._learner = Learner.of(self.synthesizer, optimizer)
         self._asked: _Lesson | None = None  # at the last close; what follows has not begun
         self._opened: _Lesson | None = None  # what follows has begun
         self._ready: _Lesson | None = None  # nothing that follows is needed
@@ -191,18 +183,16 @@ class TimeCut(nn.Module):
             raise ShapeError(f"count={count}: expected the number that the sum of the loss was divided by, at least 1")
         self.check(context, len(rows))
         activation = rows.detach()
-        if self.training and not self._tried:
-            self._try(activation, context)
+        if self.training:
+            self._pupil.try_out(activation, context)
         if self._opened is not None:
             self._opened.count = count
         if not self.training:
             self._asked = _Lesson(activation, NOTHING, ends)
             return rows.new_zeros(())
-        self._asked = lesson = _Lesson(activation, _each(context, Tensor.clone), ends)  # the tensors are the caller's
-        at_once = not self.synthesizer.feedback and bool(self._learner.parameters)
-        with torch.set_grad_enabled(at_once):
-            answer = self.synthesizer.answer(activation, lesson.context)
-        self._ready = replace(lesson, answer=answer) if at_once else None
+        self._asked = lesson = _Lesson(activation, copied(context), ends)
+        answer = self._pupil.ask(activation, lesson.context)
+        self._ready = replace(lesson, answer=answer) if self._pupil.learns_at_once else None
         grad = answer.grad.detach().to(rows.dtype)
         self.synthetic_grad = grad if ends is None else grad.masked_fill(ends.unsqueeze(1), 0.0)
         return (rows * (self.synthetic_grad * (self.scale / count))).sum()
@@ -214,18 +204,17 @@ class TimeCut(nn.Module):
             ContextError: a need of the synthesizer is missing, or out of range.
             ShapeError: it has not B rows.
         """
-        for name, value in (("labels", context.labels), ("index", context.index)):
-            if value is not None and (value.dim() == 0 or len(value) != rows):
-                raise ShapeError(
-                    f"context: got {name} of shape {tuple(value.shape)}, expected {rows} rows, one for each sequence"
-                )
-        if self.training:
-            self.synthesizer.check(context)
+        self._pupil.check(context, rows, asked=self.training)
 
-    def learn(self) -> Agreement | None:
+    def learn(self, again: State | None = None) -> Agreement | None:
         """Teach the synthesizer what the last backward pass has brought; the next `open` does it, if nobody did before.
 
         One that asks for no feedback is taught what it was told at the last `close`.
+
+        Args:
+            again: with `into_core`, the state that the lesson is about, made anew with its graph by the net as it now
+                is. What is to be learned goes on into the net: its gradient is accumulated there, and makes states of
+                which the synthetic gradient is easier to tell.
 
         Returns:
             The agreement of its answer, as it now is, with the target; None where there was no target to learn.
@@ -233,30 +222,21 @@ class TimeCut(nn.Module):
         Raises:
             NumericalError: target or answer is not finite; the synthesizer is as it was.
         """
-        if self._ready is not None:
-            lesson, self._ready = self._ready, None
-            self._teach(lesson, Feedback())
-        target = self._target()
-        if target is None:
-            return None
-        lesson, self._opened = self._opened, None
-        assert lesson is not None
-        return agree(self._teach(lesson, Feedback(target)).grad.detach(), target)
-
-    def _teach(self, lesson: _Lesson, feedback: Feedback) -> Answer:
-        """One lesson and what it is rehearsed with; gives the answer that it was about."""
-        learner, synthesizer = self._learner, self.synthesizer
-        activation, context = lesson.activation, lesson.context
-        with torch.enable_grad():
-            answer = lesson.answer or synthesizer.answer(activation, context)
-            loss = synthesizer.learn(activation, answer, context, feedback)
-            if loss is not None:
-                self._expect_finite(loss.detach(), "target of the synthesizer, or its answer,")
-                learner.forget()
-                back_propagate_to(learner.parameters, loss / len(activation), None, keep=False)  # not into the state
-                learner.update()
-            learner.rehearse(lambda loss: self._expect_finite(loss, "remembered target of the synthesizer"))
-        return answer
+        try:
+            if self._ready is not None:
+                lesson, self._ready = self._ready, None
+                self._pupil.teach(lesson.activation, lesson.context, Feedback(), lesson.answer)
+            target = self._target()
+            if target is None:
+                return None
+            lesson, self._opened = self._opened, None
+            assert lesson is not None
+            activation = lesson.activation if again is None or lesson.leaves is None else self.layout.rows(again)
+            answer = self._pupil.teach(activation, lesson.context, Feedback(target))
+        except NumericalError:
+            self.forget()
+            raise
+        return agree(answer.grad.detach(), target)
 
     @property
     def held(self) -> list[Tensor]:
@@ -271,21 +251,7 @@ class TimeCut(nn.Module):
         Weights and optimizer are left as they are.
         """
         self._asked = self._opened = self._ready = None
-        self._learner.forget()
-        self.synthesizer.forget()
-
-    def _try(self, rows: Tensor, context: Context) -> None:
-        """Whether the synthesizer can take such rows, and what its answer's shape is; leaves it as it is."""
-        name, shape = type(self.synthesizer).__name__, tuple(rows.shape)
-        remedy = f"build it from the shape that its factory is called with, ({shape[1]},)"
-        try:
-            with torch.no_grad(), random_preserved([rows]):
-                answer = call_preserved(self.synthesizer, rows, context)
-        except (RuntimeError, IndexError) as error:
-            raise ShapeError(f"{name}: cannot take the rows of a state, of shape {shape}: {error}; {remedy}") from error
-        if answer.shape != rows.shape:
-            raise ShapeError(f"{name}: got an answer of shape {tuple(answer.shape)}, expected {shape}; {remedy}")
-        self._tried = True
+        self._pupil.forget()
 
     def _target(self) -> Tensor | None:
         """Of the summed loss, (B, S); None where no backward pass has brought one."""
@@ -314,24 +280,6 @@ class TimeCut(nn.Module):
                 f"go on with the same ones, or begin anew with open(None)"
             )
 
-    def _expect_finite(self, loss: Tensor, what: str) -> None:
-        try:
-            expect_finite([loss], lambda: what)
-        except NumericalError:
-            self.forget()
-            raise
-
-
-def expect_finite(values: list[Tensor | None], cause: Callable[[], str]) -> None:
-    """Raise `NumericalError` where a value is NaN or infinite; the device is waited for, once."""
-    flags = flags_of(values)
-    if flags and not bool(torch.stack(flags).isfinite().all()):
-        raise NumericalError(
-            f"recurrent net: {cause()} is not finite; look for a bad row in the chunk, or for a learning rate too "
-            f"high, or a loss that is a mean of no terms",
-            stage=0,
-        )
-
 
 def check_ends(ends: Tensor, rows: int) -> None:
     """Raise `ShapeError` if `ends` is no bool mask of so many sequences."""
@@ -348,22 +296,3 @@ def _of_the_ended(asked: _Lesson) -> _Lesson | None:
         None if value is None else value[asked.ends] for value in (asked.context.labels, asked.context.index)
     )
     return _Lesson(asked.activation[asked.ends], Context(labels, index), ends=None)
-
-
-def _each(context: Context, function: Callable[[Tensor], Tensor]) -> Context:
-    labels, index = (None if value is None else function(value.detach()) for value in (context.labels, context.index))
-    return Context(labels, index)
-
-
-def _expect_possible(synthesizer: Synthesizer) -> None:
-    name = type(synthesizer).__name__
-    if "output" in synthesizer.feedback:
-        raise ContextError(
-            f"{name} learns from the output, and a cut in time sends back none, only the gradient; take one that "
-            f"learns from the gradient, from labels or both, say CriticSynthesizer(..., learns=('gradient',))"
-        )
-    if "error" in synthesizer.needs:
-        raise ContextError(
-            f"{name} needs the error of the output, and that of what is to come is not known at a cut in time; take "
-            f"one that looks at the state, and at labels, if you have some"
-        )

@@ -20,7 +20,8 @@ from synthgrad.core.keys import expect_free_name, keep_plain_keys
 from synthgrad.core.learner import Learner, OptimizerFactory
 from synthgrad.core.synthesizers import LinearSynthesizer, ZeroSynthesizer
 from synthgrad.recurrent.auxiliary import Auxiliary
-from synthgrad.recurrent.cut import NOTHING, SynthesizerFactory, TimeCut, check_ends, expect_finite
+from synthgrad.recurrent.cut import TimeCut, check_ends
+from synthgrad.recurrent.pupil import NOTHING, SynthesizerFactory, expect_finite
 from synthgrad.recurrent.state import State, map_state
 from synthgrad.recurrent.walk import Walk
 
@@ -69,6 +70,9 @@ class TruncatedBPTT(nn.Module):
         synthesizer_optimizer: as `optimizer`, for the synthesizer and the auxiliary head; `optimizer` if not given.
         auxiliary: also let the net predict, early in an unroll, the synthetic gradient at its end; a factory
             `auxiliary((S,))` says by what, True is a linear map. It splits the unroll behind its first step.
+        into_core: let the synthesizer's lessons teach the net, too: to make states of which the synthetic gradient is
+            easier to tell. For that the unroll before is run again, by the net as it now is. In the paper a setting to
+            try: it may help, and may make training unstable.
         scale: of the synthetic gradient where it is injected; a discount for each unroll, see `TimeCut`.
         clip: bound on the L2 norm of the gradient of all the net's parameters together.
         batch_first: chunks are (B, T, ...); torch's own nets know it themselves.
@@ -81,7 +85,7 @@ class TruncatedBPTT(nn.Module):
         StateError: the module keeps a state of its own, or the sample is missing; see `Layout.of` for more.
         ShapeError: the sample is no chunk; the synthesizer's answer is not (B, S).
         ContextError: the synthesizer needs the output's error, or learns from the output.
-        SynthgradError: a setting out of range.
+        SynthgradError: a setting out of range; `into_core`, and the synthesizer gives no gradient to the state.
 
     >>> net = nn.LSTM(3, 8)
     >>> bptt = TruncatedBPTT(net, unroll=4, loss=nn.functional.mse_loss, head=nn.Linear(8, 2),
@@ -101,6 +105,7 @@ class TruncatedBPTT(nn.Module):
         synthesizer: SynthesizerFactory | None = None,
         synthesizer_optimizer: OptimizerFactory | None = None,
         auxiliary: bool | SynthesizerFactory = False,
+        into_core: bool = False,
         scale: float = 1.0,
         clip: float | None = None,
         batch_first: bool | None = None,
@@ -118,7 +123,13 @@ class TruncatedBPTT(nn.Module):
         self.walk = Walk(module, batch_first=batch_first, each_step=each_step)
         state = self.walk.state_of(self.walk.sample() if sample is None else sample, initial)
         cut = TimeCut(
-            synthesizer or ZeroSynthesizer, state, optimizer=learn, scale=scale, batch_dim=batch_dim, initial=initial
+            synthesizer or ZeroSynthesizer,
+            state,
+            optimizer=learn,
+            scale=scale,
+            batch_dim=batch_dim,
+            initial=initial,
+            into_core=into_core,
         )
         self.synthgrad = nn.ModuleDict({"cut": cut})
         if head is not None:
@@ -131,6 +142,8 @@ class TruncatedBPTT(nn.Module):
             self.synthgrad["auxiliary"] = task.to(rows.device, rows.dtype)
             self.predictor = Learner.of(task, learn)
         self.state: State | None = None
+        self.into_core = into_core
+        self._before: tuple[Any, State | None] | None = None  # what the unroll before read, and began with
         self._measured = False
         self.follow: Follow | None = None
         keep_plain_keys(self)
@@ -195,7 +208,7 @@ class TruncatedBPTT(nn.Module):
             counts.append(count)
             agreements += [agreement] if agreement is not None else []
         if ends is not None and bool(ends.all()):
-            self.state = None
+            self.state = self._before = None
         if len(losses) == 1:
             return Unrolled(losses[0], agreements[0] if agreements else None)
         shares = [loss * (count / sum(counts)) for loss, count in zip(losses, counts, strict=True)]
@@ -203,7 +216,7 @@ class TruncatedBPTT(nn.Module):
 
     def reset(self) -> None:
         """Begin a new stream. What has ended sequences learn is kept, what the others waited for is dropped."""
-        self.state = None
+        self.state = self._before = None
 
     # ---- one unroll --------------------------------------------------------------------------------------------------
 
@@ -229,13 +242,24 @@ class TruncatedBPTT(nn.Module):
         loss, total = loss.detach(), total.detach()
         gradients = [parameter.grad for learner in learners for parameter in learner.parameters]
         expect_finite([total, *gradients], lambda: "gradient" if all_finite(total) else "loss")
+        agreement = self.cut.learn(self._again(inputs, begin))
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.core.parameters, self.clip)
-        agreement = self.cut.learn()
         for learner in learners:
             learner.update()
         self.state = map_state(Tensor.detach, state)
         return loss, count, agreement
+
+    def _again(self, inputs: Any, begin: State | None) -> State | None:
+        """The state that the unroll before ended with, made anew; None where no lesson is to go on into the net."""
+        if not self.into_core:
+            return None
+        begin = None if begin is None else map_state(Tensor.detach, begin)
+        before, self._before = (
+            self._before,
+            (pytree.tree_map(torch.clone, inputs), begin),
+        )  # the inputs are the caller's
+        return None if before is None else self.walk(*before)[1]
 
     def _forward(self, inputs: Any, state: State | None) -> tuple[Any, State, Tensor | None]:
         """The outputs and the state at the end; for the auxiliary task also the rows of the state behind one step."""
@@ -294,6 +318,7 @@ class TruncatedBPTT(nn.Module):
         return contexts
 
     def _give_up(self) -> None:
+        self._before = None
         self.cut.forget()
         self.core.forget()
         if self.predictor is not None:

@@ -28,6 +28,7 @@ class Kind:
         auxiliary: whether the synthesizer predicts, besides, what it will say a window later.
         learns: what a critic learns from that is told the targets to come and predicts the outputs there, as in
             `CriticSynthesizer`: gradient, labels (these targets), or both. Nothing: no critic, and it is told nothing.
+        online: whether it learns at each step, so that its window is one.
     """
 
     name: str
@@ -35,9 +36,9 @@ class Kind:
     synthetic: bool = True
     auxiliary: bool = False
     learns: tuple[str, ...] = ()
+    online: bool = False
 
 
-# BP(lambda) is to have its entry here.
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
@@ -52,6 +53,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             Kind("sobolev", "logistic that learns from the targets to come, too", learns=("gradient", "labels")),
             Kind("local", "logistic that learns from the targets to come alone", learns=("labels",)),
+            Kind(
+                "bp-lambda", "learns at each step, by eligibility traces; scale is its gamma, reach lambda", online=True
+            ),
         )
     }
 )

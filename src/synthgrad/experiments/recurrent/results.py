@@ -1,7 +1,7 @@
 """Results in time as lines of JSON, one for each cell (a method with a seed), and what they come to over the seeds."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -38,6 +38,8 @@ class RecurrentResult:
         seconds: that the steps took, all together.
         ms_per_step: median over all steps, in milliseconds.
         agreement: the median over the steps looked at of each figure of `Agreement` at the cut; nothing without one.
+        curve: what it would have been judged by on the way: update and the longest solved, each time that it grew, or
+            bits of a character on the validation part, each time that they were measured.
         failed: why the cell was cut short; None if it was not.
         settings: of the method.
         versions: of Python and the packages.
@@ -57,6 +59,7 @@ class RecurrentResult:
     seconds: float | None = None
     ms_per_step: float | None = None
     agreement: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
     failed: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +76,8 @@ class RecurrentResult:
 
 def decode_recurrent(line: str) -> RecurrentResult:
     """The inverse of `encode_result`. Raises `ValueError` on anything else."""
-    return decode_as(RecurrentResult, line)
+    result = decode_as(RecurrentResult, line)
+    return replace(result, curve=tuple((step, score) for step, score in result.curve))
 
 
 def read_recurrent_results(path: Path) -> list[RecurrentResult]:

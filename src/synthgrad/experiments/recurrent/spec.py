@@ -13,7 +13,8 @@ from synthgrad.experiments.settings import Settings, check_above_zero, check_num
 __all__ = ["Method", "RecurrentComparison", "RecurrentTraining"]
 
 COPY = "copy"
-OWN = frozenset({"lr", "synthesizer_lr", "hidden", "scale", "replay", "memory", "ahead", "value", "average"})
+OWN = frozenset({"lr", "synthesizer_lr", "hidden", "scale", "replay", "memory", "ahead", "value", "average", "reach"})
+MOST_TRACE = 2.0**30  # numbers of a trace, 4 GiB
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class RecurrentTraining(Settings):
         ahead: how many steps behind a window a critic is told the targets of.
         value: weight of what a critic learns from these targets, beside what it learns from gradients.
         average: share of the moving average that answers in place of the synthesizer itself; 0 for none.
+        reach: how far a lesson of bp-lambda reaches back, its lambda: 0 to the step before, 1 to the beginning.
         evaluations: on the validation part, spread over the run (text).
         threads: threads of torch.
         device: where to train: cpu, cuda, cuda:1, mps.
@@ -69,6 +71,7 @@ class RecurrentTraining(Settings):
     ahead: int = 24
     value: float = 1.0
     average: float = 0.0
+    reach: float = 0.9
     evaluations: int = 20
     threads: int = 1
     device: str = "cpu"
@@ -89,6 +92,8 @@ class RecurrentTraining(Settings):
             raise SettingsError(f"scale is {self.scale}: expected 0 or more; 1 is no discount, the paper has 0.1")
         if not 0.0 <= self.average < 1.0:
             raise SettingsError(f"average is {self.average}: expected a share from 0 to below 1, such as 0.9")
+        if not 0.0 <= self.reach <= 1.0:
+            raise SettingsError(f"reach is {self.reach}: expected lambda, from 0 to 1, such as 0.9")
 
     @property
     def kind_of_task(self) -> Task:
@@ -126,9 +131,9 @@ class RecurrentComparison(RecurrentTraining):
     """The same net, initial weights and stream, trained by each method.
 
     Attributes:
-        methods: which methods, out of bptt, dni, dni-aux, logistic, sobolev, local; with -T for a window of its own and
-            :setting=value for settings of its own, such as bptt-8 or dni-4:lr=3e-4:replay=3; separated by commas or
-            blanks.
+        methods: which methods, out of bptt, dni, dni-aux, logistic, sobolev, local, bp-lambda; with -T for a window of
+            its own and :setting=value for settings of its own, such as bptt-8 or dni-4:lr=3e-4:replay=3; separated by
+            commas or blanks.
         seeds: how many seeds, of weights and sequences.
     """
 
@@ -148,7 +153,8 @@ class RecurrentComparison(RecurrentTraining):
             SettingsError: no such method, or a setting that methods have not of their own, or that is out of range.
         """
         kind, unroll, written = parse_method(text)
-        table: dict[str, Any] = {"unroll": self.unroll if unroll is None else unroll}
+        usual = 1 if kind.online else self.unroll
+        table: dict[str, Any] = {"unroll": usual if unroll is None else unroll}
         types = {one.name: type(one.default) for one in fields(RecurrentTraining)}
         for name, value in written.items():
             if name not in OWN:
@@ -157,10 +163,35 @@ class RecurrentComparison(RecurrentTraining):
         shared = {one.name: getattr(self, one.name) for one in fields(RecurrentTraining)}
         try:
             training = RecurrentTraining(**shared | table)
+            if kind.online:
+                _check_online(training)
         except SettingsError as error:
             raise SettingsError(f"method {text!r}: {error}") from None
         own = "".join(f":{name}={value}" for name, value in written.items())
         return Method(f"{kind.name}-{training.unroll}{own}", kind, training)
+
+
+def _check_online(training: RecurrentTraining) -> None:
+    """Raise `SettingsError` where BP(lambda) cannot learn, or not here."""
+    if training.unroll != 1:
+        raise SettingsError(f"unroll is {training.unroll}: expected 1, as it learns at each step; leave -T out")
+    if training.kind_of_task.text:
+        raise SettingsError(
+            f"task is {training.task}: expected copy or repeat-copy; tokens have a layer before the core"
+        )
+    if training.core == "gru" or training.layers > 1:
+        raise SettingsError(
+            f"core is {training.core} of {training.layers} layers: expected an lstm or rnn of one, whose step's "
+            f"Jacobian is known"
+        )
+    if training.scale > 1:
+        raise SettingsError(f"scale is {training.scale}: expected gamma, a discount for each step, from 0 to 1")
+    features = training.units * (2 if training.core == "lstm" else 1)
+    if training.batch * features**2 * (features + 1) > MOST_TRACE:
+        raise SettingsError(
+            f"units are {training.units}, batch is {training.batch}: the trace would be {features} x {features} x "
+            f"{features + 1} numbers for each sequence, above 4 GiB; take fewer, say --units 32"
+        )
 
 
 def _read(kind: type, text: str, where: str) -> Any:
