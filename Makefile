@@ -53,7 +53,7 @@ DEV_INSTALL := $(call one_name,$(DEV_STAMP))
 .DEFAULT_GOAL := help
 # Two installs into one environment would meet.
 .NOTPARALLEL:
-.PHONY: help demo lessons test lint types results clean anew
+.PHONY: help demo lessons docs test lint types results clean anew
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ demo: $(INSTALL) ## compare synthetic gradients with back-propagation on handwri
 lessons: $(INSTALL) ## open the lessons, from back-propagation to the complete unlock
 	@$(PIP_INSTALL) -e '.[lessons]'
 	"$(BIN)/python" -m jupyter lab lessons
+
+docs: $(INSTALL) ## build the documentation into build/docs, to be opened at index.html
+	@$(PIP_INSTALL) -e '.[docs]'
+	"$(BIN)/python" -m zensical build --strict --clean
 
 test: lint types ## run every check: style, types, tests
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto --maxprocesses 8
@@ -82,8 +86,11 @@ types: $(DEV_INSTALL) ## check the types
 SIGNALS := bp,zero,dni,cdni,logistic,sobolev,critic,local,local-block,predsim,dfa,stale
 DEEPER := bp,zero,cdni,logistic,sobolev,local,local-block
 PRACTICE := bp,cdni,cdni-replay,cdni-average,cdni-normal,cdni-clip,cdni-warm,cdni-true
+WITHOUT := bptt,bptt:lr=3e-3,bptt:lr=3e-4,logistic,sobolev,local,dni,dni:replay=3,logistic:lr=3e-4,logistic:ahead=4,logistic:synthesizer_lr=1e-3
+RATES := $(foreach method,bptt-8 bptt-5 logistic-5,$(method):lr=1e-3 $(method):lr=3e-3 $(method):lr=6e-3)
+CHOSEN := bptt-8:lr=3e-3,bptt-5:lr=1e-3,logistic-5:lr=1e-3,dni-5:lr=1e-3,bptt-8:lr=1e-3
 TEXT ?= $(SYNTHGRAD_DATA)/tinyshakespeare
-results: $(INSTALL) ## measure the committed results anew (two hours), and the tables made from them
+results: $(INSTALL) ## measure the committed results anew (four hours), and the tables made from them
 	rm -f results/*.jsonl results/*.json
 	"$(BIN)/synthgrad" compare --seeds 10 --results results/digits.jsonl
 	"$(BIN)/synthgrad" compare --methods $(PRACTICE) --seeds 5 --results results/digits-practice.jsonl
@@ -91,23 +98,33 @@ results: $(INSTALL) ## measure the committed results anew (two hours), and the t
 	"$(BIN)/synthgrad" compare --data mnist --methods bp,unlock --seeds 3 --results results/mnist-unlock.jsonl
 	"$(BIN)/synthgrad" compare --data mnist --methods bp,critic-zero --seeds 3 --results results/mnist-critic.jsonl
 	"$(BIN)/synthgrad" compare --data mnist --layers 6 --methods $(DEEPER) --seeds 5 --results results/mnist-6.jsonl
-	"$(BIN)/synthgrad" compare --data mnist --model convolutional --channels 16 --epochs 3 \
-	    --methods bp,zero,dni,local,sobolev --seeds 3 --results results/mnist-cnn.jsonl
+	"$(BIN)/synthgrad" compare --data mnist --model convolutional --channels 16 --epochs 3 --lr 3e-3 --synthesizer-decay \
+	    --methods bp,zero,dni,local,sobolev,local-block,critic-block --seeds 3 --results results/mnist-cnn.jsonl
 	"$(BIN)/synthgrad" compare --data text --data-dir "$(TEXT)" --methods bp,zero,local,local-block --seeds 3 \
 	    --results results/shakespeare.jsonl
 	mkdir -p results/recurrent
 	rm -f results/recurrent/*.jsonl
-	"$(BIN)/synthgrad" recurrent compare --methods bptt,logistic --seeds 3 --results results/recurrent/copy.jsonl
+	"$(BIN)/synthgrad" recurrent compare --methods bptt,logistic,bptt:lr=3e-3,bptt:lr=3e-4 --seeds 3 \
+	    --results results/recurrent/copy.jsonl
 	"$(BIN)/synthgrad" recurrent compare --task repeat-copy --methods bptt,logistic --seeds 3 \
 	    --results results/recurrent/repeat-copy.jsonl
-	for name in step memory startup signals recurrent trace transport; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
+	"$(BIN)/synthgrad" recurrent compare --methods $(WITHOUT) --steps 5000 --seeds 3 \
+	    --results results/recurrent/copy-ablation.jsonl
+	"$(BIN)/synthgrad" recurrent compare --task text --data-dir "$(TEXT)" --methods "$(RATES)" --characters 500000 \
+	    --evaluations 4 --seeds 1 --results results/recurrent/text-tuning.jsonl
+	"$(BIN)/synthgrad" recurrent compare --task text --data-dir "$(TEXT)" --methods $(CHOSEN) --characters 1000000 \
+	    --evaluations 5 --seeds 3 --results results/recurrent/text.jsonl
+	rm -f results/reproduce/*.jsonl
+	for name in table2 single sporadic unlock; do "$(BIN)/synthgrad" reproduce $$name || exit 1; done
+	for row in "Copy, T = 4" "Repeat Copy, T = 4"; do "$(BIN)/synthgrad" reproduce table1 --only "$$row" || exit 1; done
+	for name in step memory interface startup signals recurrent trace transport; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
 	"$(BIN)/synthgrad" bench plan --rounds 3 --json results/bench-plan.json
 	"$(BIN)/synthgrad" bench latency --rounds 4 --seeds 0 --json results/bench-latency.json
 	"$(BIN)/synthgrad" bench pipeline --rounds 5 --json results/bench-pipeline.json
-	"$(BIN)/python" -m synthgrad.experiments.pages README.md docs/signals.md docs/parallel.md
+	"$(BIN)/python" -m synthgrad.experiments.pages README.md docs/*.md
 
 clean: ## remove caches and build outputs (.venv and runs/ stay)
-	rm -rf build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist .cache .hypothesis .pytest_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Both stamps go first, so that an install that fails is not taken for done; the plain one tells nothing about the

@@ -462,6 +462,22 @@ def test_the_learning_rate_schedule_counts_steps_also_of_a_stage_that_was_skippe
     assert {group["lr"] for stage in net.stages for group in _groups(stage.piece.optimizer)} == {0.1 * 0.5**4}
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_synthesizers_learning_rate_has_a_schedule_of_its_own(scheduled: bool) -> None:
+    halved = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
+    thirds = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=1 / 3) if scheduled else None
+    net = net_of(lr_schedule=halved, synthesizer_lr_schedule=thirds)
+    learners = [stage.synthesizer for stage in net.stages if stage.synthesizer is not None]
+    for step in range(4):
+        assert {group["lr"] for stage in net.stages for group in _groups(stage.piece.optimizer)} == {
+            0.1 * 0.5 ** (step // 2)
+        }
+        rates = [group["lr"] for learner in learners for group in _groups(learner.optimizer)]
+        assert rates == pytest.approx([0.1 / 3**step if scheduled else 0.1] * len(learners))
+        x, y = batch()
+        net.step(x, target=y)
+
+
 @pytest.mark.parametrize("mixing", [0.0, 0.5, 1.0])
 def test_mixing_reaches_every_stage(mixing: float) -> None:
     model = chain(nn.Tanh(), nn.Linear(6, 6))

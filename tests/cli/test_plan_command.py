@@ -42,6 +42,22 @@ def test_it_ends_with_what_to_type(function: str, model: Path, capsys: pytest.Ca
     for word in ("gpipe(", "zero_bubble(", "pipedream_2bw(", "update_unlocked(", "data parallel", "wins only if"):
         assert word in said, word
     assert "net = sg.decouple(" in said and said.rstrip().endswith("torchrun --nproc-per-node 3 train.py")
+    assert "forward_unlocked(" in said and "Stages of " in said
+
+
+def test_what_it_ends_with_is_a_script(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That it runs is tested in tests/planning/test_script.py."""
+    assert main(["plan", f"{model}:build", "--devices", "2", "--seconds", "0.05"]) == 0
+    said = capsys.readouterr().out
+    text = said[said.index("# train.py, beside model.py\n") : said.index("torchrun ")]
+    compile(text, "train.py", "exec")
+    assert "from model import build\n" in text and "loss=torch.nn.functional.cross_entropy" in text
+
+
+def test_one_device_is_told_to_stay_as_it_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"{model}:build", "--devices", "1", "--seconds", "0.05"]) == 0
+    said = capsys.readouterr().out
+    assert "decouple(" not in said and said.rstrip().endswith("python train.py")
 
 
 def test_microbatches_and_places_are_taken_as_given(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ SETTINGS = {"classes": 7, "outputs": 7, "rank": 3, "examples": 11}
         ("cdni", LinearSynthesizer, ConvSynthesizer),
         ("unlock", CriticSynthesizer, CriticSynthesizer),
         ("local-block", CriticSynthesizer, CriticSynthesizer),
+        ("critic-block", CriticSynthesizer, CriticSynthesizer),
         ("predsim", SimilaritySynthesizer, SimilaritySynthesizer),
         ("dfa", FeedbackAlignmentSynthesizer, FeedbackAlignmentSynthesizer),
         ("stale", StaleSynthesizer, StaleSynthesizer),

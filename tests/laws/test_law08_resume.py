@@ -39,6 +39,7 @@ class Case:
     lr_schedule: Callable[[torch.optim.Optimizer], Any] = partial(
         torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5
     )
+    synthesizer_lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None
 
 
 CASES = {
@@ -46,6 +47,11 @@ CASES = {
         sg.update_unlocked(delay=1), partial(sg.CriticSynthesizer, classes=CLASSES, head=noisy_head)
     ),
     "replay": Case(sg.update_unlocked(delay=2, microbatches=2), replayed, SGD),
+    "both rates fall": Case(
+        sg.update_unlocked(),
+        partial(sg.CriticSynthesizer, classes=CLASSES),
+        synthesizer_lr_schedule=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.7),
+    ),
     "stale": Case(sg.update_unlocked(), partial(sg.StaleSynthesizer, examples=40, decay=0.5)),
     "forward unlocked": Case(
         sg.forward_unlocked(delay=1),
@@ -72,6 +78,7 @@ def made(case: Case, seed: int = 0) -> sg.Decoupled:
         schedule=case.schedule,
         input_synthesizer=partial(sg.MLPInputSynthesizer, hidden=4) if predicted else None,
         lr_schedule=case.lr_schedule,
+        synthesizer_lr_schedule=case.synthesizer_lr_schedule,
         timeout=20.0,
     )
 

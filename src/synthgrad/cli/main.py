@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.cli import bench, compare, recurrent, schedule, train
+from synthgrad.cli import bench, compare, recurrent, reproduce, schedule, train
 from synthgrad.cli.check import check
 from synthgrad.cli.display import INTERRUPTED
 from synthgrad.cli.plan import plan
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(plan)
         app.command(check)
         app.command(bench.command(given))
+        app.command(reproduce.command(given))
         app.command(recurrent.app(given), name="recurrent", help="Recurrent nets that learn past their window.")
         app.command(schedule.app(), name="schedule", help="Look at a schedule, check one, or play one on a clock.")
         return app.cli(args=given, prog="synthgrad", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))

@@ -65,7 +65,11 @@ class Action(NamedTuple):
 
 
 def parse_actions(text: str) -> tuple[Action, ...]:
-    """Actions in a text, separated by white space; inverse of `format_actions`. Raises `ScheduleError` on a malformed one."""
+    """Actions in a text, separated by white space; inverse of `format_actions`.
+
+    Raises:
+        ScheduleError: a malformed one.
+    """
     return tuple(Action.parse(word) for word in text.split())
 
 

@@ -77,7 +77,9 @@ def html(trace: Trace, steps: range, name: str) -> str:
         tag("h1", f"{name}: who waits for whom"),
         tag("p", f"{schedule} · measured · {', '.join(trace.locks) or 'nothing'} locked", class_="subtitle"),
         tag("div", *missing, class_="notice") if missing else "",
-        section(about[0].upper() + about[1:], kinds_legend(), waits_legend(), tag("figure", chart)),
+        section(
+            about[0].upper() + about[1:], kinds_legend(), waits_legend(), tag("figure", chart, style="margin-top:12px")
+        ),
         section(f"Shares of the time, steps {trace.steps[0]} to {trace.steps[-1]}", table(*share_rows(trace))),
         caption(CAPTION),
         *(tag("p", f"{span.text()}.", class_="note") for span in spans(trace)),
