@@ -271,7 +271,7 @@ def test_each_replica_has_a_trace_of_its_own(folder: Path, played: Played) -> No
 def test_a_batch_with_too_few_rows_is_an_error_before_anything_has_changed(played: Played) -> None:
     for one in played:
         told = one["too_small"]
-        assert told["error"] == "ShapeError" and "1 rows cannot be split into 2 parts" in told["message"]
+        assert told["error"] == "ShapeError" and "1 rows cannot be split into 2 microbatches" in told["message"]
         assert told["kept"] and told["again"] is None
 
 
