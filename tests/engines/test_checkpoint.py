@@ -258,6 +258,7 @@ def play(rank: int, folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     dist.barrier()
     told["left"] = sorted(path.name for path in (folder / "run").iterdir()) == whole
+    dist.barrier()  # the next save begins a folder, which the other rank shall not see yet
     net.save(folder / "run", extra=3)  # there is room again
     told["after"] = made(width=64).load(folder / "run")
     if rank == 0:
