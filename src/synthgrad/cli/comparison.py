@@ -1,7 +1,7 @@
 """Carrying out a comparison of any kind: it is run, shown, kept in a folder, and drawn as a page."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +10,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.cli.display import INTERRUPTED, Board, Display, Interrupt
+from synthgrad.cli.display import INTERRUPTED, Board, Display, Interrupt, told_to
 from synthgrad.cli.output import check_writable
 from synthgrad.core.errors import SynthgradError
-from synthgrad.core.events import Event
 from synthgrad.experiments.folder import RunFolder
 from synthgrad.experiments.provenance import hardware, versions
 from synthgrad.experiments.results import ResultsError, encode_result
@@ -92,15 +91,9 @@ def carry_out(
 
         try:
             with folder, Display(console, board, quiet=keeping.quiet) as display:
-                listeners = (folder, display, interrupt)
-
-                def tell(event: Event, labels: Mapping[str, Any]) -> None:
-                    for listener in listeners:
-                        listener.tell(event, labels)
-
                 run = runner()
                 interrupt.stop_if_pressed()  # while torch was imported
-                run(comparison, tell, keep=keep, provenance=provenance)
+                run(comparison, told_to(folder, display, interrupt), keep=keep, provenance=provenance)
         except KeyboardInterrupt:
             _report(console, results, show, quiet=keeping.quiet)
             console.print(f"Stopped. What there is of the run is in {folder.path}, marked unfinished.", soft_wrap=True)

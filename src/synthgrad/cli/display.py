@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
@@ -10,11 +10,29 @@ from rich.live import Live
 
 from synthgrad.core.events import Event, Failed, Finished, StepDone
 
-__all__ = ["INTERRUPTED", "Display", "Interrupt"]
+__all__ = ["INTERRUPTED", "Display", "Interrupt", "Listener", "told_to"]
 
 REFRESH_EVERY = 0.15  # seconds
 LINE_EVERY = 15.0  # seconds, where there is no terminal
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Listener(Protocol):
+    """Who is told of each event: a display, a folder, Ctrl-C."""
+
+    def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
+        """Take in an event; `labels` hold the method and the seed."""
+        ...
+
+
+def told_to(*listeners: Listener) -> Callable[[Event, Mapping[str, Any]], None]:
+    """What passes each event on to all of them, in this order."""
+
+    def tell(event: Event, labels: Mapping[str, Any]) -> None:
+        for listener in listeners:
+            listener.tell(event, labels)
+
+    return tell
 
 
 class Interrupt:

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from synthgrad.cli.comparison import command_line
-from synthgrad.cli.display import INTERRUPTED, Display, Interrupt
-from synthgrad.core.events import Event
+from synthgrad.cli.display import INTERRUPTED, Display, Interrupt, told_to
 from synthgrad.experiments.provenance import hardware, versions
 from synthgrad.experiments.settings import check_number
 from synthgrad.experiments.suites.catalog import suite_named
@@ -132,16 +131,12 @@ def _train(
     with Display(console, board, quiet=options.quiet) as display:
         from synthgrad.experiments.suites.runner import run_cells  # brings torch: the table is there before it
 
-        def tell(event: Event, labels: Mapping[str, Any]) -> None:
-            display.tell(event, labels)
-            interrupt.tell(event, labels)
-
         def keep(result: AnyResult) -> None:
             store.keep(result)
             board.keep(result)
 
         interrupt.stop_if_pressed()  # while torch was imported
-        run_cells(cells, options.where, tell, keep=keep, provenance=provenance)
+        run_cells(cells, options.where, told_to(display, interrupt), keep=keep, provenance=provenance)
 
 
 def _show(console: Console, suite: Suite, store: Store) -> None:

@@ -1,18 +1,17 @@
 """`synthgrad train`: one method, and the plain model that comes out, in a file that needs none of ours to be read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from synthgrad.cli.display import INTERRUPTED, Display, Interrupt
+from synthgrad.cli.display import INTERRUPTED, Display, Interrupt, told_to
 from synthgrad.cli.output import check_writable
 from synthgrad.cli.settings import configured
-from synthgrad.core.events import Event
 from synthgrad.experiments.measures import Measure, measure_of
 from synthgrad.experiments.methods import method_named
 from synthgrad.experiments.results import Result
@@ -96,13 +95,9 @@ def _run(options: Options, listeners: tuple[Display, Interrupt]) -> Result:
     from synthgrad.experiments.saving import save_plain
     from synthgrad.experiments.turns import threads
 
-    def tell(event: Event, labels: Mapping[str, Any]) -> None:
-        for listener in listeners:
-            listener.tell(event, labels)
-
     listeners[1].stop_if_pressed()  # while torch was imported
     with threads(options.training.threads):
-        cell = Cell(options.training, method_named(options.method), options.seed, tell)
+        cell = Cell(options.training, method_named(options.method), options.seed, told_to(*listeners))
         for _ in cell.turns():
             pass
     result = cell.result()
