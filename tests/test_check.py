@@ -187,3 +187,11 @@ def test_a_cache_is_no_state() -> None:
 def test_without_synthesizers_nothing_stands_at_the_cuts() -> None:
     report = sg.check(mlp(), at=["1"], sample=vectors(), synthesizer=None)
     assert report.ok and report.cuts[0].synthesizer is None and report.cuts[0].share is None
+
+
+@pytest.mark.parametrize("name", ["two streams", "a dictionary passes"])
+def test_it_says_how_many_tensors_cross_together(name: str) -> None:
+    case = MODELS[name]
+    report = sg.check(made(case), at=case.at, sample=case.sample(), loss=case.loss)
+    assert [cut.tensors for cut in report.cuts] == [2] * len(case.at)
+    assert "2 tensors" in str(report)

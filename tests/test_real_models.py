@@ -133,6 +133,57 @@ class TwoInputs(nn.Module):
         return self.head(torch.relu(self.join(torch.cat(branches, 1))))
 
 
+class Reversible(nn.Module):
+    """As in RevNet: two streams, each changed by the other; both leave every block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd, self.even = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, streams: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        first = streams[0] + torch.relu(self.odd(streams[1]))
+        return first, streams[1] + torch.relu(self.even(first))
+
+
+class RevNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, CLASSES)
+        self.blocks = nn.Sequential(Reversible(), Reversible(), Reversible())
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.blocks(tuple(self.stem(x).chunk(2, 1)))
+        return self.head(torch.cat([first, second], 1).mean((2, 3)))
+
+
+class Perceiver(nn.Module):
+    """A dictionary passes through its blocks: what was read, and a summary of it that each of them improves."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.look, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+        def forward(self, found: dict[str, Any]) -> dict[str, Any]:
+            heard = torch.tanh(self.look(found["read"])).mean(1, keepdim=True)
+            return {**found, "summary": self.norm(found["summary"] + heard), "depth": found["depth"] + 1}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.head = nn.Embedding(V, 8), nn.Parameter(torch.randn(2, 8)), nn.Linear(16, CLASSES)
+        self.blocks = nn.ModuleList([self.Block(), self.Block()])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: dict[str, Any] = {
+            "depth": 0,
+            "read": self.embed(tokens),
+            "summary": self.first.expand(len(tokens), -1, -1),
+        }
+        for block in self.blocks:
+            found = block(found)
+        return self.head(found["summary"].flatten(1))
+
+
 class OwnLoss(nn.Module):
     """Gets the labels, and returns the loss with the rest, in a dictionary."""
 
@@ -263,6 +314,8 @@ MODELS = {
     ),
     "two inputs": Case(TwoInputs, ("join",), lambda: (tokens(), torch.randn(B, 12), each())),
     "two inputs, one branch below": Case(TwoInputs, ("words",), lambda: (tokens(), torch.randn(B, 12), each())),
+    "two streams": Case(RevNet, ("blocks.0", "blocks.1"), lambda: (torch.randn(B, 3, 8, 8), each())),
+    "a dictionary passes": Case(Perceiver, ("blocks.0",), lambda: (tokens(), each())),
     "its own loss": Case(OwnLoss, ("lower",), labelled_twice, own_loss),
     "a block called three times": Case(Recycling, ("embed", "norm"), lambda: (torch.randn(B, 12), each())),
 }
@@ -351,7 +404,7 @@ def test_a_skip_across_a_cut_is_refused_with_its_name_and_the_nearest_cut(at: st
     assert message.endswith(f"the nearest cut that works is '{nearest}'")
 
 
-def test_a_second_tensor_that_crosses_is_refused() -> None:
+def test_a_second_tensor_without_a_row_for_each_example_is_refused() -> None:
     message = refusal(StatesToo(), "lower", (tokens(),))
     assert "more of the output of 'lower' bypasses the cut at 'lower'" in message
     assert message.endswith("the nearest cut that works is 'embed'")

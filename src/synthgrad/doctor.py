@@ -1,7 +1,7 @@
 """Whether a model can be cut, and what that costs: told before anything is trained, and without raising."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class Crossing:
         shape: of the activation on the sample, (B, ...); its gradient's too.
         dtype: likewise.
         bytes: of the activation.
+        tensors: how many cross together, as this activation.
         synthesizer: the name of its class; None: gradients pass.
         parameters: of the synthesizer.
         arithmetic: of the synthesizer in one step, its answer and its lesson, in floating point operations.
@@ -65,6 +66,7 @@ class Crossing:
     shape: tuple[int, ...]
     dtype: torch.dtype
     bytes: int
+    tensors: int = 1
     synthesizer: str | None = None
     parameters: int = 0
     arithmetic: int = 0
@@ -154,14 +156,13 @@ def check(
         return Report((), (), (_finding("the model, called with the sample,", error),))
     notes = [*_batch_norms(parts), *_kept_outside_tensors(model, inputs)]
     stages = [_stage_cost(parts, index, inputs) for index in range(len(parts.pieces))]
+    cuts = [_crossing(name, one, parts) for name, one in zip(parts.names, parts.activations, strict=True)]
     try:
         modules = synthesizers(synthesizer, parts, target)
         context = _context(parts, inputs, target, loss)
-        found = zip(parts.names, parts.activations, modules, stages, strict=False)
-        cuts = [_crossing(*one, context, parts.output) for one in found]
+        found = zip(cuts, parts.activations, modules, stages, strict=False)
+        cuts = [_with_synthesizer(*one, context, parts.output) for one in found]
     except Exception as error:  # theirs or ours
-        bare = zip(parts.names, parts.activations, strict=True)
-        cuts = [Crossing(name, tuple(one.shape), one.dtype, one.nbytes) for name, one in bare]
         notes.insert(0, _finding("loss or synthesizer", error))
     return Report(tuple(cuts), tuple(stages), tuple(notes))
 
@@ -245,15 +246,20 @@ def _context(parts: Partition, inputs: tuple[Any, ...], target: Any, loss: Any) 
     return Context(context.labels, context.index, error)
 
 
-def _crossing(
-    name: str, activation: Tensor, module: Synthesizer | None, stage: StageCost, context: Context, output: Any
+def _crossing(name: str, activation: Tensor, parts: Partition) -> Crossing:
+    bundle = parts.bundles.get(name)
+    tensors = 1 if bundle is None else len(bundle.leaves)
+    return Crossing(name, tuple(activation.shape), activation.dtype, activation.nbytes, tensors)
+
+
+def _with_synthesizer(
+    crossing: Crossing, activation: Tensor, module: Synthesizer | None, stage: StageCost, context: Context, output: Any
 ) -> Crossing:
-    shape, size = tuple(activation.shape), activation.nbytes
     if module is None:
-        return Crossing(name, shape, activation.dtype, size)
+        return crossing
     module.check(context)
     context = context.on(activation.device)
-    expect_answer(f"synthesizer at {name!r}", module, (activation, context), activation)
+    expect_answer(f"synthesizer at {crossing.name!r}", module, (activation, context), activation)
     feedback = Feedback(torch.zeros_like(activation), output if isinstance(output, Tensor) else None)
     weights = [one for one in module.parameters() if one.requires_grad]
 
@@ -266,7 +272,9 @@ def _crossing(
         arithmetic = arithmetic_of(lesson)
     share = arithmetic / stage.arithmetic if stage.arithmetic else None
     parameters = sum(one.numel() for one in weights)
-    return Crossing(name, shape, activation.dtype, size, type(module).__name__, parameters, arithmetic, share)
+    return replace(
+        crossing, synthesizer=type(module).__name__, parameters=parameters, arithmetic=arithmetic, share=share
+    )
 
 
 # ---- in words --------------------------------------------------------------------------------------------------------
@@ -280,7 +288,7 @@ def _stage_row(stage: StageCost) -> tuple[str, ...]:
 
 
 def _cut_row(one: Crossing) -> tuple[str, ...]:
-    crosses = f"{str(one.dtype).removeprefix('torch.')} {one.shape}"
+    crosses = f"{str(one.dtype).removeprefix('torch.')} {one.shape}" + f", {one.tensors} tensors" * (one.tensors > 1)
     if one.synthesizer is None:
         return one.name, crosses, size_text(one.bytes), "none", "", "", ""
     costs = f"{one.parameters:,}", f"{one.arithmetic:.3g}", "-" if one.share is None else f"{one.share:.1%}"

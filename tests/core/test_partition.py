@@ -193,6 +193,89 @@ class InlineDropout(nn.Module):
         return self.c(functional.dropout(self.b(h), 0.3, self.training))
 
 
+class Streams(nn.Module):
+    """A block through which two streams pass, the second wider and, at the end, in another type."""
+
+    def __init__(self, features: int, wide: int, *, first: bool = False) -> None:
+        super().__init__()
+        self.first = first
+        self.left, self.right = nn.Linear(4 if first else features, features), nn.Linear(4 if first else wide, wide)
+
+    def forward(self, streams: Any) -> tuple[Tensor, Tensor]:
+        x, y = (streams, streams) if self.first else streams
+        x = x if self.first else x.mul_(0.5)  # in place, directly behind the cut
+        return self.left(x).sin(), self.right(y.to(x.dtype)).double()
+
+
+class Meet(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(features, 3)
+
+    def forward(self, streams: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(torch.cat([streams[0], streams[1].to(streams[0].dtype)], -1))
+
+
+def two_streams() -> nn.Sequential:
+    return nn.Sequential(Streams(5, 7, first=True), Streams(5, 7), Streams(5, 7), Meet(12))
+
+
+class MapAndRow(nn.Module):
+    """A map and a row pass together, as a dict; the row is used at once, the map two blocks later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.sum_up = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"sizes": x.shape, "row": self.sum_up(x.mean((2, 3))), "map": self.look(x), "unused": x}
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(5, 3)
+
+    def forward(self, found: dict[str, Any]) -> Tensor:
+        return found["map"] * torch.sigmoid(self.gate(found["row"]))[:, :, None, None]
+
+
+def map_and_row() -> nn.Sequential:
+    return nn.Sequential(MapAndRow(), Gate(), nn.Flatten(2), nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(12, 3))
+
+
+class Remember(nn.Module):
+    """What has been read, (B, S, D), passes beside what is being written, (B, T, D), and every block looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = nn.Linear(4, 4)
+
+    def forward(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(h + self.look(memory).mean(1, keepdim=True)), memory
+
+
+class Read(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.begin = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.begin(x[:, :3]), self.read(x)
+
+
+class ReadAndWrite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.blocks, self.head = Read(), nn.ModuleList([Remember(), Remember()]), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, memory = self.read(x)
+        for block in self.blocks:
+            h, memory = block(h, memory)
+        return self.head(h)
+
+
 def chain() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
 
@@ -270,6 +353,10 @@ ZOO = {
     ),
     "two inputs": Case(TwoInputs, ("a",), pairs),
     "a parent holds the cut": Case(Outer, ("stem", "inner.first", "inner.second"), vectors),
+    "two streams": Case(two_streams, ("0", "1", "2"), vectors),
+    "two streams, in time": Case(two_streams, ("0", "2"), sequences, sequences(3, 2)),
+    "a map beside a row": Case(map_and_row, ("0", "1"), maps, maps(2, 8)),
+    "memory beside what is written": Case(ReadAndWrite, ("read", "blocks.0", "blocks.1"), sequences, sequences(2, 7)),
     "called once per time step": Case(OverTime, ("mid",), sequences, sequences(3, 3)),
 }
 names = pytest.mark.parametrize("name", list(ZOO))
@@ -763,33 +850,47 @@ def test_an_activation_that_is_no_floating_tensor_with_a_row_for_each_example_is
 
 
 @pytest.mark.parametrize(
-    ("function", "then"),
+    ("function", "then", "crosses"),
     [
-        (lambda h: (h, h + 1), lambda pair: pair[0]),
-        (lambda h: (3, h.sum(), {"wide": h, "other": h * 2}), lambda tree: tree[2]["wide"] * tree[0]),
-        (lambda h: OrderedDict(h=h, size=len(h)), lambda found: found["h"] + 0 * found["size"]),
+        (lambda h: (h, h + 1), lambda pair: pair[0], (3, 4)),
+        (lambda h: (h.repeat(1, 2), h), lambda pair: pair[1], (3, 4)),
+        (lambda h: (h, h + 1), lambda pair: pair[0] * pair[1], (3, 8)),
+        (lambda h: (h, h.repeat(1, 2), h + 1), lambda three: three[0] * three[2], (3, 8)),
+        (lambda h: (3, h.sum(), {"wide": h, "other": h * 2}), lambda tree: tree[2]["wide"] * tree[0], (3, 4)),
+        (lambda h: OrderedDict(h=h, size=len(h)), lambda found: found["h"] + 0 * found["size"], (3, 4)),
+        (lambda h: (h, h + 1), lambda pair: torch.ones(len(pair[0]), 4), (3, 4)),
     ],
-    ids=["pair", "nested", "mapping"],
+    ids=["first", "second", "both", "two of three", "nested", "mapping", "none"],
 )
-def test_of_several_tensors_one_may_cross(function: Callable[[Tensor], Any], then: Callable[[Any], Tensor]) -> None:
+def test_of_several_tensors_those_cross_that_are_used(
+    function: Callable[[Tensor], Any], then: Callable[[Any], Tensor], crosses: tuple[int, ...]
+) -> None:
     model = Returns(function, then)
     parts = partition(model, at=["odd"], sample=vectors(3))
-    assert parts.activations[0].shape[0] == 3
+    assert parts.activations[0].shape == crosses
     for rows in (3, 5):
         inputs = vectors(rows)
         assert_same(model, parts, inputs)
 
 
+def test_what_only_the_next_block_uses_goes_no_further() -> None:
+    parts = partition(map_and_row(), at=["0", "1"], sample=maps(4))
+    assert [tuple(one.shape) for one in parts.activations] == [(4, 5 + 3 * 6 * 6), (4, 3, 6, 6)]
+    through = partition(ReadAndWrite(), at=["read", "blocks.0", "blocks.1"], sample=sequences(4))
+    assert [tuple(one.shape) for one in through.activations] == [(4, 3 + 5, 4), (4, 3 + 5, 4), (4, 3, 4)]
+
+
 @pytest.mark.parametrize(
     ("function", "then"),
     [
-        (lambda h: (h, h + 1), lambda pair: pair[0] * pair[1]),
-        (lambda h: (h, h + 1), lambda pair: pair[1]),
         (lambda h: {"h": h, "sum": h.sum()}, lambda found: found["h"] + found["sum"]),
+        (lambda h: (h, h.argmax(1)), lambda pair: pair[0] + pair[1][:, None]),
     ],
-    ids=["both", "second", "sum"],
+    ids=["sum", "integers"],
 )
-def test_of_several_tensors_two_may_not_cross(function: Callable[[Tensor], Any], then: Callable[[Any], Tensor]) -> None:
+def test_what_has_no_row_for_each_example_or_no_gradient_may_not_cross(
+    function: Callable[[Tensor], Any], then: Callable[[Any], Tensor]
+) -> None:
     with refused("more of the output of 'odd' bypasses the cut at 'odd'"):
         partition(Returns(function, then), at=["odd"], sample=vectors(3))
 

@@ -12,12 +12,45 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from synthgrad.core.bundle import Bundle
 from synthgrad.core.errors import PartitionError, Verdict
 from synthgrad.core.piece import Answer, Excerpt, Piece
 from synthgrad.core.preserve import call_preserved, random_preserved
 from synthgrad.core.recording import Recording, record
 
-__all__ = ["expect_no_bypass", "expect_state_apart"]
+__all__ = ["expect_no_bypass", "expect_state_apart", "needed"]
+
+
+def needed(piece: Excerpt, bundle: Bundle, output: Any, sample: tuple[Any, ...]) -> Bundle:
+    """Of the tensors that can cross the cut before a piece, those it uses: other values there change what it gives.
+
+    If it uses none, that is the first; if it cannot be run alone, all of them.
+
+    Args:
+        piece: it receives all of them.
+        bundle: which they are.
+        output: of the submodule at that cut, on the sample.
+        sample: the model's inputs.
+    """
+    tensors = [pytree.tree_leaves(output)[leaf] for leaf in bundle.leaves]
+
+    def given(tensors: list[Tensor]) -> Any:
+        with torch.no_grad(), random_preserved([*piece.parameters(), *tensors]):
+            return call_preserved(piece, sample, bundle.join(tensors).clone())
+
+    def is_used(place: int) -> bool:
+        others = ([*tensors[:place], change(tensors[place]), *tensors[place + 1 :]] for change in (_nan, _other))
+        try:
+            return not all(_same(given(other), truth) for other in others)
+        except _TRIED:
+            return True
+
+    try:
+        truth = given(tensors)
+    except _TRIED:
+        return bundle
+    used = tuple(leaf for place, leaf in enumerate(bundle.leaves) if is_used(place))
+    return Bundle.of(output, used or bundle.leaves[:1])
 
 
 def expect_no_bypass(
@@ -46,8 +79,9 @@ def expect_no_bypass(
             what = _crossing(piece, sample, received, expected, recording) if isinstance(piece, Excerpt) else None
             if what is not None:
                 raise PartitionError(
-                    f"{what} bypasses the cut at {names[max(index - 1, 0)]!r} and is used behind it; cut where only "
-                    f"one tensor passes, for instance at the end of the block that contains both",
+                    f"{what} bypasses the cut at {names[max(index - 1, 0)]!r} and is used behind it; cut where all "
+                    f"that passes is what one submodule returns, in floating tensors with a row for each example, for "
+                    f"instance at the end of the block that contains both",
                     verdict=Verdict.NOT_YET,
                 )
             _gives(piece, sample, received, expected)  # draws the random numbers that are this piece's

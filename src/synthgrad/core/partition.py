@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.boundary import cut
-from synthgrad.core.bypass import expect_no_bypass, expect_state_apart
+from synthgrad.core.bundle import Bundle
+from synthgrad.core.bypass import expect_no_bypass, expect_state_apart, needed
 from synthgrad.core.errors import PartitionError, Verdict
 from synthgrad.core.interface import Interface
 from synthgrad.core.piece import Excerpt, Piece, Slice
@@ -45,6 +46,7 @@ class Partition:
         parameters: for each piece the parameters it trains, by their name in the model. Every trainable parameter of
             the model belongs to one piece.
         activations: at each cut, what the sample gave, (B, ...).
+        bundles: of the cuts whose submodule returns more than a tensor, by name: which tensors of it cross, as one.
         output: of the model, on the sample.
     """
 
@@ -52,6 +54,7 @@ class Partition:
     pieces: tuple[Piece, ...]
     parameters: tuple[Mapping[str, nn.Parameter], ...]
     activations: tuple[Tensor, ...]
+    bundles: Mapping[str, Bundle]
     output: Any
 
 
@@ -64,8 +67,9 @@ def partition(model: nn.Module, *, at: Sequence[str], sample: tuple[Any, ...]) -
         sample: positional arguments of the model, last, if need be, `Keywords`; at least one tensor whose first
             dimension is the batch.
 
-    Where a submodule returns a tuple, a dict or the like, the first floating tensor with a row for each example crosses
-    the cut; the others may be used before it only.
+    Where a submodule returns a tuple, a dict or the like, those of its floating tensors cross the cut that are used
+    behind it, as one activation (see `Bundle`); each has a row for each example. Whatever else it returns may be used
+    before the cut only.
 
     Raises:
         PartitionError: a name that is no submodule (the nearest ones are named), or one that is not called exactly
@@ -95,11 +99,12 @@ def partition(model: nn.Module, *, at: Sequence[str], sample: tuple[Any, ...]) -
 
 def _taken_apart(model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording) -> Partition:
     rows = next((len(t) for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim() > 0), 0)
-    leaves = {name: leaf for name in names if (leaf := _leaf(name, recording, rows)) is not None}
+    whole = {name: bundle for name in names if (bundle := _bundle(name, recording, rows)) is not None}
     names = sorted(names, key=lambda name: recording.calls[name][0].end)
-    edges = _edges(names, recording, leaves)
+    bundles = _needed(model, names, sample, recording, whole)
+    edges = _edges(names, recording, bundles)
 
-    pieces = _pieces(model, names, recording, leaves)
+    pieces = _pieces(model, names, recording, bundles)
     expect_state_apart(model, pieces, sample, recording)
     try:
         expect_no_bypass(pieces, names, edges, sample, recording)
@@ -110,9 +115,9 @@ def _taken_apart(model: nn.Module, names: list[str], sample: tuple[Any, ...], re
             raise
         with _evaluating(model):
             again = record(model, sample, keep=True)
-            expect_no_bypass(pieces, names, _edges(names, again, leaves), sample, again)
+            expect_no_bypass(pieces, names, _edges(names, again, bundles), sample, again)
     parameters = _parameters(model, pieces, sample, [None, *edges], names)
-    return Partition(tuple(names), pieces, parameters, tuple(edges), recording.output)
+    return Partition(tuple(names), pieces, parameters, tuple(edges), bundles, recording.output)
 
 
 def _elsewhere(model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording) -> str:
@@ -141,14 +146,26 @@ def _find(name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
     raise PartitionError(f"at: the model has no submodule {name!r}; the nearest names are {', '.join(map(repr, near))}")
 
 
-def _edges(names: Sequence[str], recording: Recording, leaves: Mapping[str, int]) -> list[Tensor]:
+def _edges(names: Sequence[str], recording: Recording, bundles: Mapping[str, Bundle]) -> list[Tensor]:
     """What crosses each cut."""
-    outputs = ((name, recording.calls[name][0].output) for name in names)
-    return [pytree.tree_leaves(output)[leaves[name]] if name in leaves else output for name, output in outputs]
+    outputs = ((bundles.get(name), recording.calls[name][0].output) for name in names)
+    return [output if bundle is None else bundle.pack(output) for bundle, output in outputs]
 
 
-def _leaf(name: str, recording: Recording, rows: int) -> int | None:
-    """Which leaf of the submodule's output crosses the cut; None: it is one tensor. Raises `PartitionError`."""
+def _needed(
+    model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording, whole: Mapping[str, Bundle]
+) -> dict[str, Bundle]:
+    """Of what can cross each cut, what is used behind it. The last cut decides first: what it needs, earlier ones do."""
+    found, recorder = dict(whole), Recorder(model)
+    for entry, leave in reversed([*zip(names, [*names[1:], None], strict=False)]):
+        if len(found[entry].leaves if entry in found else ()) > 1:
+            piece = Excerpt(model, recorder, entry=entry, leave=leave, recording=recording, bundles=found)
+            found[entry] = needed(piece, found[entry], recording.calls[entry][0].output, sample)
+    return found
+
+
+def _bundle(name: str, recording: Recording, rows: int) -> Bundle | None:
+    """What of the submodule's output can cross the cut; None: it is one tensor. Raises `PartitionError`."""
     calls = recording.calls.get(name, ())
     if len(calls) != 1:
         raise PartitionError(
@@ -158,9 +175,8 @@ def _leaf(name: str, recording: Recording, rows: int) -> int | None:
         )
     output = calls[0].output
     if not isinstance(output, Tensor):
-        for leaf, tensor in enumerate(pytree.tree_leaves(output)):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == rows:
-                return leaf
+        if found := tuple(place for place, leaf in enumerate(pytree.tree_leaves(output)) if _can_cross(leaf, rows)):
+            return Bundle.of(output, found)
         raise PartitionError(
             f"at: {name!r} returns a {type(output).__name__} without a floating tensor that has a row for each of the "
             f"{rows} examples; cut at a submodule that returns one",
@@ -180,8 +196,14 @@ def _leaf(name: str, recording: Recording, rows: int) -> int | None:
     return None
 
 
-def _pieces(model: nn.Module, names: list[str], recording: Recording, leaves: Mapping[str, int]) -> tuple[Piece, ...]:
-    if type(model) is nn.Sequential and all(name in model._modules for name in names) and not leaves:
+def _can_cross(leaf: Any, rows: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() > 1 and len(leaf) == rows
+
+
+def _pieces(
+    model: nn.Module, names: list[str], recording: Recording, bundles: Mapping[str, Bundle]
+) -> tuple[Piece, ...]:
+    if type(model) is nn.Sequential and all(name in model._modules for name in names) and not bundles:
         members = list(model._modules.items())
         ends = [next(i for i, (key, _) in enumerate(members) if key == name) + 1 for name in names]
         edges = zip([0, *ends], [*ends, len(members)], strict=True)
@@ -189,7 +211,8 @@ def _pieces(model: nn.Module, names: list[str], recording: Recording, leaves: Ma
     recorder = Recorder(model)
     edges = zip([None, *names], [*names, None], strict=True)
     return tuple(
-        Excerpt(model, recorder, entry=entry, leave=leave, recording=recording, leaves=leaves) for entry, leave in edges
+        Excerpt(model, recorder, entry=entry, leave=leave, recording=recording, bundles=bundles)
+        for entry, leave in edges
     )
 
 

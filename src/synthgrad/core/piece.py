@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from synthgrad.core.batch import arguments
+from synthgrad.core.bundle import Bundle
 from synthgrad.core.errors import PartitionError
 from synthgrad.core.recording import Recorder, Recording
 
@@ -63,7 +64,7 @@ class Excerpt(Piece):
         entry: name of the cut's submodule before the piece, or None.
         leave: name of the cut's submodule behind the piece, or None.
         recording: of the sample.
-        leaves: by the name of a cut whose submodule returns more than a tensor: which leaf of that tree crosses it.
+        bundles: by the name of a cut whose submodule returns more than a tensor: what of that crosses it.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class Excerpt(Piece):
         entry: str | None,
         leave: str | None,
         recording: Recording,
-        leaves: Mapping[str, int],
+        bundles: Mapping[str, Bundle],
     ) -> None:
         super().__init__()
-        self.stand_ins = _StandIns(entry, leaf=leaves.get(entry or ""))
-        self.leaves = leaves
+        self.stand_ins = _StandIns(entry, bundle=bundles.get(entry or ""))
+        self.bundles = bundles
         self.recorder = recorder
         self.leave = leave
         self._copies: list[tuple[nn.Module, nn.Module]] = []  # each copy with its original
@@ -111,7 +112,7 @@ class Excerpt(Piece):
             return _Stub(module, shared, name) if name else module
         rebuilt = self._copy(module, {key: self._rebuild(child, recording) for key, child in module.named_children()})
         if name == self.leave:
-            return _Exit(rebuilt, self.leaves.get(name))
+            return _Exit(rebuilt, self.bundles.get(name))
         return _Latecomer(rebuilt, shared, name) if any(call.end <= begin for call in calls) else rebuilt
 
     def _inside(self, module: nn.Module, name: str) -> list[str]:
@@ -149,7 +150,7 @@ class Excerpt(Piece):
     def stubs(self) -> list[str]:
         """Names of the submodules whose output is, before the piece begins, made up: all of it, or the rest of it."""
         found = (module for module in self.root.modules() if isinstance(module, _Stub | _Latecomer))
-        rest = [self.stand_ins.entry] if self.stand_ins.entry and self.stand_ins.leaf is not None else []
+        rest = [self.stand_ins.entry] if self.stand_ins.entry and self.stand_ins.bundle is not None else []
         return [*(module.name for module in found), *rest]
 
     def split(self) -> list[nn.Module]:
@@ -174,7 +175,7 @@ class _StandIns:
 
     Attributes:
         entry: the cut before the piece.
-        leaf: where its submodule returns more than a tensor: which leaf of that tree is received.
+        bundle: where its submodule returns more than a tensor: what of that is received.
         answer: what stubs answer, if not zeros.
         recording: of batches of this shape.
         before: of each submodule, which of its calls a stub answers: those that ended before the piece begins, and
@@ -185,7 +186,7 @@ class _StandIns:
     """
 
     entry: str | None
-    leaf: int | None = None
+    bundle: Bundle | None = None
     answer: Answer | None = None
     recording: Recording | None = None
     before: dict[str, list[int]] = field(default_factory=dict)
@@ -215,11 +216,9 @@ class _StandIns:
 
     def entered(self) -> Any:
         """What the cut's submodule is to return: what was received, in its place, and nothing else that is real."""
-        if self.leaf is None or self.entry is None:
+        if self.bundle is None or self.entry is None or self.received is None:
             return self.received
-        leaves, structure = pytree.tree_flatten(self.output(self.entry, 0))
-        leaves[self.leaf] = self.received
-        return pytree.tree_unflatten(leaves, structure)
+        return self.bundle.unpack(self.received, self.output(self.entry, 0))
 
     def output(self, name: str, call: int) -> Any:
         assert self.recording is not None
@@ -304,11 +303,11 @@ class _Latecomer(_StandIn):
 class _Exit(_StandIn):
     """Ends the forward pass when the submodule has its output."""
 
-    def __init__(self, original: nn.Module, leaf: int | None) -> None:
+    def __init__(self, original: nn.Module, bundle: Bundle | None) -> None:
         super().__init__(original)
         self.itself = original
-        self.leaf = leaf
+        self.bundle = bundle
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.itself(*args, **kwargs)
-        raise _Reached(output if self.leaf is None else pytree.tree_leaves(output)[self.leaf])
+        raise _Reached(output if self.bundle is None else self.bundle.pack(output))
