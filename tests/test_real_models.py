@@ -237,6 +237,50 @@ def bert(kind: str) -> nn.Module:
 # ---- their batches, and how they are cut -----------------------------------------------------------------------------
 
 
+def llama() -> nn.Module:
+    """Its rotary angles are made once, by a module without weights, and used in every block."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=V,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
+class Experts(nn.Module):
+    """A mixture of experts: each example is sent to one of them, so that a batch may leave some of them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(8, 3), nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.gate(x).softmax(-1)
+        out, chosen = torch.zeros_like(x), shares.argmax(-1)
+        for place, expert in enumerate(self.experts):
+            if (own := chosen == place).any():
+                out[own] = expert(x[own]) * shares[own][:, place, None]
+        return x + out
+
+
+class Mixture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.lower, self.upper = nn.Linear(12, 8), Experts(), Experts()
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.upper(self.lower(self.first(x))))
+
+
 def tokens() -> Tensor:
     return torch.randint(1, V, (B, T))
 
@@ -304,6 +348,8 @@ MODELS = {
     "bert, cut at a dataclass": Case(
         partial(bert, "BertForTokenClassification"), ("bert.encoder",), lambda: (tokens(), tags())
     ),
+    "llama": Case(llama, ("model.layers.0", "model.layers.1"), lambda: (tokens(), tokens())),
+    "mixture of experts": Case(Mixture, ("first", "lower"), lambda: (torch.randn(B, 12), each())),
     "torch's encoder": Case(Encoder, ("embed", "encoder.layers.1"), lambda: (tokens(), tags())),
     "torch's encoder, padded": Case(
         Encoder, ("encoder.layers.0",), lambda: (tokens(), sg.Keywords(padding=padding()), tags())
@@ -470,6 +516,18 @@ def test_another_length_and_another_set_of_keywords_than_the_samples() -> None:
     net.step(longer, sg.Keywords(position_ids=torch.arange(11).expand(3, 11)), target=longer)
     net.eval()
     assert torch.isfinite(net.step(tokens(), target=tokens()).loss)  # the mode may change between steps
+
+
+def test_a_batch_may_call_experts_that_the_sample_did_not() -> None:
+    model = made(MODELS["mixture of experts"])
+    alike = torch.ones(B, 12)  # all to one expert
+    net = sg.decouple(model, at=["lower"], sample=(alike, each()), loss=F.cross_entropy, optimizer=SGD)
+    called: set[int] = set()
+    for place, expert in enumerate(model.get_submodule("lower.experts").children()):
+        expert.register_forward_hook(lambda *_, place=place: called.add(place))
+    for _ in range(5):
+        net.step(torch.randn(B, 12) * 3, target=each())
+    assert len(called) > 1
 
 
 def test_parameter_groups_are_made_by_the_factory() -> None:

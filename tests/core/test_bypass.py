@@ -67,22 +67,83 @@ class Lengths(nn.Module):
         return (tokens == 0).sum(1)
 
 
+class Learned(nn.Module):
+    """A mask that has a weight, which is the first stage's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (tokens == 0) * self.weight
+
+
+class Counted(PadMask):
+    """A mask that remembers, so that whoever makes it again changes something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(tokens)
+
+
+class Dropped(nn.Module):
+    """Dice that two stages would throw for themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.drop((tokens == 0).float())
+
+
+class Masked(nn.Module):
+    def __init__(self, maker: nn.Module) -> None:
+        super().__init__()
+        self.maker, self.embed = maker, nn.Embedding(11, 4)
+        self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = self.maker(tokens)  # (B, T) or (B,)
+        h = self.block(self.embed(tokens)).cumsum(1)
+        return self.head(h * (1.0 - mask.float().view(len(tokens), -1, 1)))
+
+
+UNMASKED = (torch.randint(1, 11, (3, 5)),)  # no padding: the mask is all zeros, as a stub's would be
+
+
 @pytest.mark.parametrize("maker", [PadMask(), Lengths()], ids=["booleans", "integers"])
-def test_a_mask_from_a_submodule_before_the_cut_is_refused_also_if_the_sample_masks_nothing(maker: nn.Module) -> None:
-    class Masked(nn.Module):
+def test_a_mask_that_the_batch_alone_decides_is_made_again_behind_the_cut(maker: nn.Module) -> None:
+    model = Masked(maker)
+    parts = partition(model, at=["block"], sample=UNMASKED)
+    for rows, steps in ((3, 5), (2, 7)):
+        inputs = (torch.randint(0, 3, (rows, steps)),)  # with padding
+        h = parts.pieces[0](inputs, None)
+        assert torch.equal(parts.pieces[1](inputs, h), model(*inputs))
+    assert [len(own) for own in parts.parameters] == [3, 2]
+
+
+@pytest.mark.parametrize("maker", [Learned(), Counted(), Dropped()], ids=["weights", "a state", "dice"])
+def test_a_mask_that_takes_more_than_the_batch_is_refused_also_if_the_sample_masks_nothing(maker: nn.Module) -> None:
+    refused(Masked(maker), ["block"], UNMASKED, "output of 'maker", "bypasses the cut at 'block'")
+
+
+def test_what_could_be_made_again_but_from_what_is_before_the_cut_is_refused() -> None:
+    class Around(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.maker, self.embed = maker, nn.Embedding(11, 4)
-            self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.a, self.act, self.b, self.c = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3)
 
-        def forward(self, tokens: Tensor) -> Tensor:
-            mask = self.maker(tokens)  # (B, T) or (B,)
-            h = self.block(self.embed(tokens)).cumsum(1)
-            return self.head(h * (1.0 - mask.float().view(len(tokens), -1, 1)))
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.act(self.a(x))
+            return self.c(self.b(h) + h)
 
-    model = Masked()
-    sample = (torch.randint(1, 11, (3, 5)),)  # no padding: the mask is all zeros, as a stub's would be
-    refused(model, ["block"], sample, "output of 'maker'", "bypasses the cut at 'block'")
+    refused(Around(), ["b"], (torch.randn(5, 4),), "output of 'a' bypasses the cut at 'b'")
 
 
 class Stateful(nn.Module):

@@ -21,7 +21,7 @@ from synthgrad.core.recording import Recording, record
 __all__ = ["expect_no_bypass", "expect_state_apart", "needed"]
 
 
-def needed(piece: Excerpt, bundle: Bundle, output: Any, sample: tuple[Any, ...]) -> Bundle:
+def needed(piece: Excerpt, bundle: Bundle, name: str, sample: tuple[Any, ...], recording: Recording) -> Bundle:
     """Of the tensors that can cross the cut before a piece, those it uses: other values there change what it gives.
 
     If it uses none, that is the first; if it cannot be run alone, all of them.
@@ -29,14 +29,20 @@ def needed(piece: Excerpt, bundle: Bundle, output: Any, sample: tuple[Any, ...])
     Args:
         piece: it receives all of them.
         bundle: which they are.
-        output: of the submodule at that cut, on the sample.
+        name: of that cut.
         sample: the model's inputs.
+        recording: of the model on the sample, with values.
     """
+    output = recording.calls[name][0].output
     tensors = [pytree.tree_leaves(output)[leaf] for leaf in bundle.leaves]
 
     def given(tensors: list[Tensor]) -> Any:
-        with torch.no_grad(), random_preserved([*piece.parameters(), *tensors]):
-            return call_preserved(piece, sample, bundle.join(tensors).clone())
+        piece.answer_with(lambda name, call: recording.calls[name][call].output)
+        try:
+            with torch.no_grad(), random_preserved([*piece.parameters(), *tensors]):
+                return call_preserved(piece, sample, bundle.join(tensors).clone())
+        finally:
+            piece.answer_with(None)
 
     def is_used(place: int) -> bool:
         others = ([*tensors[:place], change(tensors[place]), *tensors[place + 1 :]] for change in (_nan, _other))
@@ -113,11 +119,28 @@ _TRIED = (RuntimeError, IndexError, ValueError, AssertionError)
 def _crossing(
     piece: Excerpt, sample: tuple[Any, ...], received: Tensor | None, expected: Any, recording: Recording
 ) -> str | None:
-    """What the piece uses besides what it received, as text; None if that is nothing. Draws no random numbers."""
+    """What the piece uses besides what it received, as text; None if that is nothing. Draws no random numbers.
+
+    What can be had from the batch again, as masks and positions can, the piece is told to run anew. Where that does not
+    help, since it needs something else in its turn, it is that which bypasses the cut.
+    """
 
     def gives(answer: Answer) -> bool:
         with random_preserved([*piece.parameters()]):
             return _gives(piece, sample, received, expected, answer)
+
+    while (used := _used_besides(piece, gives, recording)) is not None:
+        if not used:
+            return "something computed before it"
+        if used == piece.stand_ins.entry:
+            return f"more of the output of {used!r}"
+        if any(name.startswith(f"{used}.") for name in recording.changed | recording.moved) or not piece.run_anew(used):
+            return f"the output of {used!r}"
+    return None
+
+
+def _used_besides(piece: Excerpt, gives: Callable[[Answer], bool], recording: Recording) -> str | None:
+    """The submodule whose output the piece uses, of those that are stubs in it; empty if it is something else."""
 
     def truth(name: str, call: int) -> Any:
         return recording.calls[name][call].output
@@ -126,7 +149,7 @@ def _crossing(
     if all(gives(answer) for answer in wrong):
         return None
     if not gives(truth):
-        return "something computed before it"
+        return ""
     for answer in wrong:
         for suspect in piece.stubs():
 
@@ -134,7 +157,7 @@ def _crossing(
                 return (a if name == wrong else truth)(name, call)
 
             if not gives(one_wrong):
-                return f"{'more of ' * (suspect == piece.stand_ins.entry)}the output of {suspect!r}"
+                return suspect
     return None  # the piece only cannot bear all of these values at once
 
 

@@ -7,8 +7,8 @@ A cut is the output of a named submodule. A chain (`nn.Sequential`) is sliced. A
 
 What ended before the piece is replaced by stubs that return zeros of the recorded shape; the cut's submodule returns
 what was received; the forward ends, by an exception, when the next cut's submodule has its output. Whatever the model
-computes between its submodules from the raw batch (masks, positions) is simply computed again: every piece has the
-batch. Whatever else crosses a cut would be zeros in the piece, and wrong; so the pieces are tried (`bypass`).
+computes from the raw batch without weights (masks, positions) is simply computed again: every piece has the batch.
+Whatever else crosses a cut would be zeros in the piece, and wrong; so the pieces are tried (`bypass`).
 """
 
 import difflib
@@ -155,12 +155,12 @@ def _edges(names: Sequence[str], recording: Recording, bundles: Mapping[str, Bun
 def _needed(
     model: nn.Module, names: list[str], sample: tuple[Any, ...], recording: Recording, whole: Mapping[str, Bundle]
 ) -> dict[str, Bundle]:
-    """Of what can cross each cut, what is used behind it. The last cut decides first: what it needs, earlier ones do."""
+    """Of what can cross each cut, what is used behind it; from the last cut on, whose needs are those before it too."""
     found, recorder = dict(whole), Recorder(model)
     for entry, leave in reversed([*zip(names, [*names[1:], None], strict=False)]):
         if len(found[entry].leaves if entry in found else ()) > 1:
             piece = Excerpt(model, recorder, entry=entry, leave=leave, recording=recording, bundles=found)
-            found[entry] = needed(piece, found[entry], recording.calls[entry][0].output, sample)
+            found[entry] = needed(piece, found[entry], entry, sample, recording)
     return found
 
 

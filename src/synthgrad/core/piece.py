@@ -105,6 +105,8 @@ class Excerpt(Piece):
             return _Stub(module, shared, name)
         if calls and name != self.leave and all(call.start > begin and call.end <= end for call in calls):
             return module
+        if name == self.leave and self._lies_behind(begin, module, name, recording):
+            return _Exit(module, self.bundles.get(name))
         straddles = any(call.start <= begin < call.end or call.start <= end < call.end for call in calls)
         if calls and not straddles and name != self.leave:
             return _Latecomer(module, shared, name)
@@ -114,6 +116,15 @@ class Excerpt(Piece):
         if name == self.leave:
             return _Exit(rebuilt, self.bundles.get(name))
         return _Latecomer(rebuilt, shared, name) if any(call.end <= begin for call in calls) else rebuilt
+
+    def _lies_behind(self, begin: int, module: nn.Module, name: str, recording: Recording) -> bool:
+        """Whether all that the sample called in the cut's submodule was called there alone, and behind the beginning.
+
+        It then stays as it is: what the sample did not call in it, an expert say, other batches may call.
+        """
+        inside = (call for each in (name, *self._inside(module, name)) for call in recording.calls.get(each, ()))
+        whole = recording.calls[name][0]
+        return all(begin < whole.start <= call.start and call.end <= whole.end for call in inside)
 
     def _inside(self, module: nn.Module, name: str) -> list[str]:
         return [self._names[id(inner)] for inner in module.modules() if inner is not module]
@@ -157,6 +168,15 @@ class Excerpt(Piece):
         """The model's modules that contain a cut, so that every piece runs their forward for itself."""
         return [original for _, original in self._copies]
 
+    def run_anew(self, name: str) -> bool:
+        """Let a stub run what it stands for. False if it does so already, or if that has weights or throws dice."""
+        module = self.recorder.model.get_submodule(name)
+        dice = any(isinstance(inner, nn.modules.dropout._DropoutNd) for inner in module.modules())
+        if name in self.stand_ins.run_anew or dice or next(module.parameters(), None) is not None:
+            return False
+        self.stand_ins.run_anew.add(name)
+        return True
+
     def answer_with(self, answer: Answer | None) -> None:
         """Let stubs return `answer(name, call)`; None: zeros, as is the rule."""
         self.stand_ins.answer = answer
@@ -177,6 +197,7 @@ class _StandIns:
         entry: the cut before the piece.
         bundle: where its submodule returns more than a tensor: what of that is received.
         answer: what stubs answer, if not zeros.
+        run_anew: names of the submodules that stubs run in place of answering: what needs the batch alone.
         recording: of batches of this shape.
         before: of each submodule, which of its calls a stub answers: those that ended before the piece begins, and
             were not made by another one of them.
@@ -188,6 +209,7 @@ class _StandIns:
     entry: str | None
     bundle: Bundle | None = None
     answer: Answer | None = None
+    run_anew: set[str] = field(default_factory=set)
     recording: Recording | None = None
     before: dict[str, list[int]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
@@ -284,6 +306,8 @@ class _Stub(_StandIn):
                 f"{self.name!r} is called where the sample did not call it, so no stage is known to have its weights; "
                 f"pass a sample that takes this path too, or cut where every batch takes the same"
             )
+        if self.name in self.shared.run_anew:
+            return self.__dict__["original"](*args, **kwargs)
         return self.shared.output(self.name, call)
 
 
@@ -297,7 +321,8 @@ class _Latecomer(_StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         call = self.shared.next_call(self.name)
-        return self.itself(*args, **kwargs) if call is None else self.shared.output(self.name, call)
+        anew = call is None or self.name in self.shared.run_anew
+        return self.itself(*args, **kwargs) if anew else self.shared.output(self.name, call)
 
 
 class _Exit(_StandIn):
