@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from synthgrad.cli.main import main
+from synthgrad.core.errors import TraceError
 from synthgrad.core.events import decode
 from synthgrad.experiments.results import Result, read_results
+from synthgrad.experiments.traces import read_trace
 
 TINY = ("--methods", "bp,cdni", "--seeds", "2", "--epochs", "1", "--hidden", "8", "--layers", "2")
 
@@ -99,18 +101,49 @@ def test_a_failed_cell_is_shown_and_is_status_1(tmp_path: Path, capsys: pytest.C
     assert [result.method for result in results if result.failed] == ["cdni", "cdni"]
 
 
+def test_a_traced_comparison_is_drawn_cell_by_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(*TINY, "--trace", runs=tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "bp is not traced: it is a plain loop" in shown
+    assert f"Traced: synthgrad trace {tmp_path / 'digits'}" in " ".join(shown.split())
+    cells = tmp_path / "digits" / "trace"
+    assert sorted(path.name for path in cells.iterdir()) == ["cdni-0", "cdni-1"]
+    assert main(["trace", str(tmp_path / "digits")]) == 0
+    drawn = capsys.readouterr().out
+    for cell in cells.iterdir():
+        found = read_trace(cell)
+        assert found.steps == range(20) and found.missing == ()
+        assert str(cell) in drawn and (cell / "trace.svg").exists() and (cell / "trace.html").exists()
+    with pytest.raises(TraceError, match="holds 2 traces; name one of them, such as .*cdni-0"):
+        read_trace(tmp_path / "digits")
+    assert main(["trace", str(tmp_path / "digits"), "--perfetto", str(tmp_path / "all.json")]) == 2
+    assert "holds 2 traces" in capsys.readouterr().err and not (tmp_path / "all.json").exists()
+
+
+def test_of_one_cell_the_run_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("--methods", "zero", *TINY[4:], "--seeds", "1", "--trace", "--quiet", runs=tmp_path) == 0
+    assert main(["trace", str(tmp_path / "digits")]) == 0
+    assert (tmp_path / "digits" / "trace.svg").exists()
+
+
+def test_without_stages_nothing_is_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("--methods", "bp", *TINY[2:], "--trace", runs=tmp_path) == 2
+    assert "staged learns the same" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_leaves_what_there_is(tmp_path: Path) -> None:
     # A process started in the background may have been told to ignore Ctrl-C; this one is to hear it.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from synthgrad.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, "compare", "--methods", "bp", "--epochs", "100000", "--hidden", "4"]
+    more = ["compare", "--methods", "bp,cdni,zero", "--epochs", "100000", "--hidden", "4", "--trace"]
+    command = [sys.executable, "-c", program, *more]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         events = tmp_path / "runs" / ".digits.partial" / "events.jsonl"
         give_up = time.monotonic() + 60
-        while not (events.exists() and len(lines(events)) > 50):
+        while not (events.exists() and len(lines(events)) > 120):
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -119,8 +152,11 @@ def test_ctrl_c_leaves_what_there_is(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130
     assert complaints == "" and "unfinished" in shown
+    for name in ("cdni-0", "zero-0"):  # whoever's turn it was
+        (missing,) = read_trace(tmp_path / "runs" / "digits" / "trace" / name).missing
+        assert missing.endswith("(stopped)")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
     folder = tmp_path / "runs" / "digits"
     assert tomllib.loads((folder / "run.toml").read_text("utf-8"))["status"] == "unfinished"
     assert all(decode(line) for line in lines(folder / "events.jsonl"))
-    assert json.loads(lines(folder / "events.jsonl")[-1])["method"] == "bp"
+    assert json.loads(lines(folder / "events.jsonl")[-1])["method"] in ("bp", "cdni", "zero")

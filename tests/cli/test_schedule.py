@@ -9,9 +9,10 @@ import pytest
 
 from synthgrad.cli.main import main
 from synthgrad.cli.schedule import BUILDERS
+from synthgrad.core.jitter import DISTRIBUTIONS, jittered
 from synthgrad.core.pipelines import one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
-from synthgrad.core.simulate import simulate
+from synthgrad.core.simulate import UNIT_COSTS, simulate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOCKED, FORWARD = "forward, update, backward", "forward"
@@ -86,6 +87,8 @@ def test_a_text_that_cannot_be_executed_is_marked(capsys: pytest.CaptureFixture[
         (("simulate", "backprop", "--latency", "-1"), "latency is -1"),
         (("simulate", "backprop", "--latency", "nan"), "latency is nan"),
         (("simulate", "backprop", "--jitter", "-1"), "jitter: deviation is -1"),
+        (("simulate", "backprop", "--distribution", "cauchy"), "'cauchy': unknown; expected one of lognormal, uniform"),
+        (("simulate", "backprop", "--jitter", "0.6", "--distribution", "uniform"), "at most 0.577 where it is uniform"),
         (("simulate", "interleaved", "--stages", "3"), "multiple of the 2 ranks"),
         (("simulate", "pipedream_2bw", "--stages", "9"), "9 microbatches are under way"),
         (("check", "0X0"), "with a letter out of"),
@@ -108,6 +111,20 @@ def test_simulation_says_how_long_how_idle_and_what_is_held(capsys: pytest.Captu
     assert f"idle share  {100 * timeline.idle_share:.1f} %" in shown
     held = re.findall(r"^  stage (\d): (\d+)$", shown, re.MULTILINE)
     assert held == [(str(stage), str(timeline.activations_held(stage))) for stage in range(4)]
+
+
+def test_jitter_is_drawn_as_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(one_f_one_b(8), (Declaration(synthesizer=False),) * 4)
+    seen = set()
+    for distribution in DISTRIBUTIONS:
+        for seed in (0, 3):
+            more = ["--jitter", "0.5", "--distribution", distribution, "--jitter-seed", str(seed)]
+            shown = said(capsys, "simulate", "one_f_one_b", "--stages", "4", "--microbatches", "8", *more)
+            costs = jittered(UNIT_COSTS, 0.5, seed, distribution=distribution)
+            assert f"makespan    {simulate(plan, costs=costs).makespan:g} " in shown
+            assert f"{distribution} jitter 0.5" in shown
+            seen.add(re.search(r"makespan +(\S+)", shown)[1])  # type: ignore[index]
+    assert len(seen) == 2 * len(DISTRIBUTIONS)
 
 
 def test_neighbors_that_hold_as_much_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +175,7 @@ def test_names_in_the_picture_do_not_overlap(tmp_path: Path, capsys: pytest.Capt
         (("--stages", "1"), "ranks is 1"),
         (("--stages", "3", "--microbatches", "4"), "multiple of the 3 ranks"),
         (("--synthesizer", "-1"), "synthesizer is -1"),
+        (("--distribution", "cauchy"), "'cauchy': unknown"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_one_message(

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from synthgrad.cli import train
 from synthgrad.cli.main import main
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Training
+from synthgrad.experiments.traces import read_trace
 
 TINY = ("--epochs", "1", "--hidden", "8", "--layers", "2", "--quiet")
 
@@ -87,6 +89,7 @@ def test_the_last_line_says_what_the_data_is_judged_by(
         (["cdni", "--device", "toaster"], "use one of cpu"),
         (["cdni", "--seed", "-1"], "seed is -1"),
         (["cdni", "--out", "/nowhere/at/all"], "name another file for --out"),
+        (["bp", "--trace", "here"], "bp is not traced: it is a plain loop"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
@@ -101,3 +104,24 @@ def test_bad_input_is_refused_before_anything_is_written(
     captured = capsys.readouterr()
     assert message in " ".join(captured.err.split()) and "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_traced_training_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, traced = tmp_path / "model.safetensors", tmp_path / "my trace"
+    assert main(["train", "cdni", *TINY, "--out", str(out), "--trace", str(traced)]) == 0
+    assert f"Traced: synthgrad trace '{traced}'" in capsys.readouterr().out
+    found = read_trace(traced)
+    assert found.steps == range(20) and found.missing == () and found.names == ("layer1", "layer2", "output")
+    assert main(["trace", str(traced)]) == 0
+    assert "update_unlocked(delay=0), steps 0 to 19" in capsys.readouterr().out
+    assert (traced / "trace.svg").exists()
+    again = ["train", "cdni", *TINY, "--out", str(tmp_path / "other"), "--trace", str(traced)]
+    assert main(again) == 2
+    assert "there is a trace already" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_tracing_changes_nothing_that_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more in (("plain", []), ("traced", ["--trace", str(tmp_path / "trace")])):
+        assert main(["train", "cdni", *TINY, "--out", str(tmp_path / name), *more]) == 0
+    plain, traced = (load_file(tmp_path / name) for name in ("plain", "traced"))
+    assert plain.keys() == traced.keys() and all(plain[name].equal(traced[name]) for name in plain)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthgrad.core.actions import Action, Kind, parse_actions
 from synthgrad.core.events import (
     ActionDone,
     Evaluated,
@@ -30,9 +31,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
+ACTIONS = st.builds(Action, COUNTS, st.sampled_from(Kind), COUNTS)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Started, st.dictionaries(st.text(), JSON, max_size=3), st.lists(st.text()).map(tuple)),
-    st.builds(ActionDone, st.text(), NUMBERS, NUMBERS, st.text(), NUMBERS, COUNTS),
+    st.builds(ActionDone, ACTIONS, NUMBERS, NUMBERS, st.lists(ACTIONS, max_size=3).map(tuple), NUMBERS, COUNTS),
     st.builds(StepDone, COUNTS, NUMBERS, CUTS),
     st.builds(Probed, COUNTS, CUTS),
     st.builds(Evaluated, COUNTS, st.text(), NUMBERS, NUMBERS),
@@ -45,7 +47,7 @@ LABELS = st.dictionaries(st.text(min_size=1).filter(lambda name: name not in FIE
 
 EXAMPLES: list[Event] = [
     Started({"seed": 3}, ("forward",)),
-    ActionDone("1F0", 0.0, 1.5, "0F0", 0.25, 4096),
+    ActionDone(Action.parse("1F0"), 0.0, 1.5, parse_actions("0F0"), 0.25, 4096),
     StepDone(2, 0.5, {"fc1": {"cosine": 0.25}}),
     Probed(2, {"fc1": {"cosine": 0.25}}),
     Evaluated(2, "test", 0.5, 0.125),
@@ -90,6 +92,13 @@ def test_a_line_that_is_no_event_is_refused(line: str) -> None:
 def test_an_event_without_one_of_its_fields_is_refused() -> None:
     with pytest.raises(ValueError, match="seconds"):
         decode('{"event": "Finished", "steps": 3}')
+
+
+@pytest.mark.parametrize("action", ["null", "3", '"1X0"', '"0F0 1F0"'])
+def test_an_action_that_is_none_is_refused(action: str) -> None:
+    line = encode(ActionDone(Action.parse("1F0"), 0.0, 1.5)).replace('"1F0"', action)
+    with pytest.raises(ValueError, match="expected stage, letter and microbatch"):
+        decode(line)
 
 
 @pytest.mark.parametrize("line", ['{"event": []}', '{"event": {}}'])

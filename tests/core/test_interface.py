@@ -221,6 +221,37 @@ def test_eval_in_the_middle_of_a_step_is_told() -> None:
     back(net, *batch())
 
 
+def test_labels_of_other_rows_are_refused() -> None:
+    net = network()
+    x, y = batch()
+    with pytest.raises(sg.ShapeError, match=r"labels of shape \(5,\) for an activation of \(12, 8\).*each of its 12"):
+        back(net, x, y[:5])
+
+
+@pytest.mark.parametrize("wrong", [(torch.ones(3, WIDTH), None), torch.ones(3, WIDTH).long()])
+def test_what_is_no_floating_tensor_is_refused(wrong: Any) -> None:
+    with pytest.raises(sg.ShapeError, match="got (tuple|torch.int64), expected a floating tensor"):
+        network()[2](wrong)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_optimizer_without_the_synthesizer_is_told_and_one_that_accumulates_is_not(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthgrad.core.interface.NEVER_STEPPED", 6)
+    net = nn.Sequential(nn.Linear(WIDTH, WIDTH), sg.Interface(LABELLED((WIDTH,))), nn.Linear(WIDTH, CLASSES))
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters(), *net[1].parameters()][: 9 if held else 4])
+    for step in range(5):
+        for part in range(2):
+            if not held and (step, part) == (2, 1):
+                with pytest.warns(UserWarning, match="6 gradients have come .* no optimizer .* of the whole model"):
+                    back(net, *batch(), share=0.5)
+            else:
+                back(net, *batch(), share=0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def test_labels_are_looked_at() -> None:
     x, y = batch()
     with pytest.raises(sg.ContextError, match="from 0 to 3, got 9 to 9"):
@@ -384,6 +415,7 @@ class Rehearsing(sg.LinearSynthesizer):
 UNTEACHABLE: dict[str, tuple[Callable[[], sg.Synthesizer], str]] = {
     "critic": (partial(sg.CriticSynthesizer, (WIDTH,), classes=4), "has a lesson of its own"),
     "critic of the output": (partial(sg.CriticSynthesizer, (WIDTH,), classes=4, learns=("output",)), "model's output"),
+    "least squares": (partial(sg.LeastSquaresSynthesizer, (WIDTH,)), "LeastSquaresSynthesizer has a lesson of its own"),
     "stale": (partial(sg.StaleSynthesizer, (WIDTH,), examples=9), "StaleSynthesizer has a lesson of its own"),
     "feedback alignment": (partial(sg.FeedbackAlignmentSynthesizer, (WIDTH,), outputs=4), "needs the output's error"),
     "averaged": (lambda: sg.Averaged(LABELLED((WIDTH,))), "Averaged has a lesson of its own"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 
 from synthgrad.core.actions import Action, Kind, parse_actions
 from synthgrad.core.combined import eager
-from synthgrad.core.errors import DeadlockError
+from synthgrad.core.errors import DeadlockError, LinkError, ScheduleError
+from synthgrad.core.links import Link
 from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
 from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, from_text, sporadic, update_unlocked
-from synthgrad.core.simulate import UNIT_COSTS, Timeline, simulate
+from synthgrad.core.simulate import UNIT_COSTS, Timeline, simulate, simulate_replicas
 
 MAKES_A_GRADIENT = (Kind.S, Kind.B, Kind.I)
 LAST = Declaration(synthesizer=False, feedback=frozenset())
@@ -444,7 +446,7 @@ def test_what_is_never_back_propagated_is_not_held() -> None:
 @pytest.mark.parametrize("kind", [Kind.F, Kind.B, Kind.U])
 @pytest.mark.parametrize("cost", [-1, -1e-9, float("nan")])
 def test_a_negative_cost_is_refused_with_the_actions_name(kind: Kind, cost: float) -> None:
-    with pytest.raises(ValueError, match=f"cost of [01]{kind.value}0: got {cost}"):
+    with pytest.raises(ScheduleError, match=f"cost of [01]{kind.value}0: got {cost}"):
         simulate(plan_of(backprop(), 2), costs={**UNIT_COSTS, kind: cost})
     with pytest.raises(ValueError, match=f"cost of 1{kind.value}0"):
         simulate(plan_of(backprop(), 2), costs=lambda a: cost if a == Action(1, kind, 0) else 1.0)
@@ -452,10 +454,32 @@ def test_a_negative_cost_is_refused_with_the_actions_name(kind: Kind, cost: floa
 
 @pytest.mark.parametrize("latency", [-1, float("nan")])
 def test_a_negative_latency_is_refused_with_the_links_name(latency: float) -> None:
-    with pytest.raises(ValueError, match=f"latency from 0 to 1: got {latency}"):
+    with pytest.raises(LinkError, match=f"latency from 0 to 1: got {latency}"):
         simulate(plan_of(backprop(), 2), links=latency)
     with pytest.raises(ValueError, match="latency from 1 to 0"):
         simulate(plan_of(backprop(), 2), links=lambda source, target: latency if source else 1.0)
+
+
+@pytest.mark.parametrize("cost", ["slow", None, float("inf")])
+def test_what_is_no_cost_is_one_of_our_errors(cost: Any) -> None:
+    plan = plan_of(backprop(), 2)
+    with pytest.raises(ScheduleError, match="cost of 0F0: got .*, expected zero or more, and finite"):
+        simulate(plan, costs=lambda action: cost)
+    with pytest.raises(ScheduleError, match="costs: none for B, U; give every kind of action one"):
+        simulate(plan, costs={Kind.F: 1.0})
+    with pytest.raises(ScheduleError, match="exchange of stage 1: got "):
+        simulate_replicas(plan, [UNIT_COSTS] * 2, exchange=lambda stage: cost if stage else 0)
+    with pytest.raises(LinkError, match="latency from 0 to 1: got .*, expected zero or more, and finite, or a Link"):
+        simulate(plan, links=cost)
+    with pytest.raises(LinkError, match="size of the message of 0F0: got "):
+        simulate(plan, links=Link(bandwidth=1.0), sizes=cost)
+
+
+def test_numbers_that_make_no_run_are_refused() -> None:
+    with pytest.raises(ScheduleError, match="steps is -1"):
+        simulate(plan_of(backprop(), 2), steps=-1)
+    with pytest.raises(ScheduleError, match="costs of no replicas"):
+        simulate_replicas(plan_of(backprop(), 2), [])
 
 
 def stuck(message: str) -> set[tuple[int, str, str]]:

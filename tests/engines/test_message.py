@@ -97,6 +97,25 @@ def test_the_header_says_what_and_whose() -> None:
     assert math.isnan(read_header(frame_of(None)).news.loss)
 
 
+def test_the_header_says_on_what_kind_of_device_the_tensor_was() -> None:
+    frame = frame_of(torch.zeros(2))
+    assert [layout.device for layout in read_header(frame).layouts] == ["cpu"]
+    frame[:HEADER_BYTES].view(torch.int64)[15] = 1
+    assert [layout.device for layout in read_header(frame).layouts] == ["cuda"]
+    with pytest.raises(TransportError, match="dimensions on meta cannot travel; .* on cpu or cuda"):
+        frame_of(torch.zeros(2, device="meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool], ids=str)
+def test_a_tensor_arrives_on_the_kind_of_device_that_it_left(dtype: torch.dtype) -> None:
+    values = torch.randn(2, 3, 4, 5, device="cuda").to(dtype).to(memory_format=torch.channels_last)
+    found = sent(Gradient(values, 2, torch.ones(3)))
+    assert isinstance(found, Gradient) and found.values.device == torch.device("cuda", torch.cuda.current_device())
+    assert torch.equal(found.values, values) and found.values.is_contiguous(memory_format=torch.channels_last)
+    assert found.output is not None and found.output.device.type == "cpu"
+
+
 @pytest.mark.parametrize("reason", ["", "NumericalError: stage 1 ('s1')", "ü" * TEXT_BYTES])
 def test_a_farewell_tells_its_reason_and_fits_everywhere(reason: str) -> None:
     frame = farewell(4, reason)
@@ -123,8 +142,9 @@ FORGERIES = {
     "another dtype": (12, DTYPES.index(torch.float64), "size: .* make 128"),
     "dimensions": (13, 9, "shape: got 9 dimensions"),
     "order": (14, 0x11, "shape: got 2 dimensions"),
-    "shape": (15, -2, "shape: got 2 dimensions"),
-    "larger shape": (15, 60, "size: .* announces 64 bytes"),
+    "device": (15, 2, "device: got number 2, expected 0 to 1"),
+    "shape": (16, -2, "shape: got 2 dimensions"),
+    "larger shape": (16, 60, "size: .* announces 64 bytes"),
 }
 
 

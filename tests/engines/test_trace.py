@@ -1,6 +1,7 @@
 """What a trace writes: every action, in order, as it happens, within its limit; and what it refuses."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import synthgrad as sg
 from synthgrad.cli.main import main
-from synthgrad.core.events import ActionDone, Finished, Started, decode
+from synthgrad.core.actions import Action
+from synthgrad.core.events import ActionDone, Finished, Started, decode, encode
+from synthgrad.engines import trace
 from synthgrad.experiments.traces.table import spans
 
 
@@ -80,19 +85,56 @@ def test_a_trace_is_bounded_and_says_what_it_dropped(tmp_path: Path) -> None:
     assert 0 < len(found.steps) < 60 and len(found.done) // 9 == len(found.steps)
 
 
-def test_what_is_done_is_on_disk_when_it_has_been_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthgrad.engines.trace.EVERY", 0.0)  # no line waits for the next
+def lines(folder: Path) -> list[str]:
+    return (folder / "rank-0.jsonl").read_text().splitlines()
+
+
+def test_what_is_done_is_on_disk_when_the_next_step_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthgrad.engines.trace.EVERY", math.inf)
     net = net_of(sg.backprop())
     with sg.trace(net, tmp_path):
-        for step in range(1, 4):
+        for step in range(4):
             x, y = batch()
             net.step(x, target=y)
-            lines = (tmp_path / "rank-0.jsonl").read_text().splitlines()
-            assert len(lines) == 1 + 9 * step and all(decode(line) for line in lines)
+            assert len(lines(tmp_path)) == 1 + 9 * step + 1 and all(decode(line) for line in lines(tmp_path))
+    assert len(lines(tmp_path)) == 1 + 9 * 4 + 1
+
+
+def test_of_a_long_step_what_is_done_is_on_disk_before_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthgrad.engines.trace.EVERY", 0.0)  # no step is shorter
+    net = net_of(sg.backprop())
+    with sg.trace(net, tmp_path):
+        told = net.engine.observe
+        assert told is not None
+
+        def look(done: ActionDone) -> None:
+            told(done)
+            assert decode(lines(tmp_path)[-1])[0] == done
+
+        net.engine.observe = look
+        x, y = batch()
+        net.step(x, target=y)
+
+
+@given(
+    st.integers(0, 2**40),
+    st.builds(Action, st.integers(0, 2**40), st.sampled_from(sg.Kind), st.integers(0, 2**40)),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
+    st.lists(st.builds(Action, st.integers(0, 99), st.sampled_from(sg.Kind), st.integers(0, 99)), max_size=3),
+    st.integers(0, 2**62),
+)
+def test_a_line_is_what_encode_writes(
+    step: int, action: Action, times: list[float], sources: list[Action], size: int
+) -> None:
+    start, end, waited = times
+    done = ActionDone(action, start, end, tuple(sources), waited, size)
+    assert trace._line(step, done) == encode(done, step=step)
 
 
 KILLED = """
-import sys, time
+import sys
 sys.path.insert(0, sys.argv[1])
 import synthgrad as sg
 from test_trace import batch, net_of
@@ -102,25 +144,29 @@ with sg.trace(net, sys.argv[2]):
     while True:
         x, y = batch()
         net.step(x, target=y)
-        time.sleep(0.01)
+        print(net.engine.steps, flush=True)
 """
 
 
-def test_a_killed_process_leaves_a_trace_that_can_be_read(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_all_but_its_last_step(tmp_path: Path) -> None:
     (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
-    run, file = tmp_path / "run", tmp_path / "run" / "rank-0.jsonl"
-    child = subprocess.Popen([sys.executable, str(tmp_path / "killed.py"), str(Path(__file__).parent), str(run)])
-    try:
-        deadline = time.monotonic() + 60
-        while not file.exists() or file.stat().st_size < 20_000:
-            assert child.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        child.kill()
-        child.wait()
+    run, told = tmp_path / "run", tmp_path / "told"
+    with told.open("w") as out:
+        command = [sys.executable, str(tmp_path / "killed.py"), str(Path(__file__).parent), str(run)]
+        child = subprocess.Popen(command, stdout=out)
+        try:
+            deadline = time.monotonic() + 60
+            while told.read_text().count("\n") < 40:
+                assert child.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            child.kill()  # SIGKILL: nobody is asked
+            child.wait()
+    whole = int(told.read_text().split("\n")[-2])  # steps that were over
     found = sg.read_trace(run)
-    assert len(found.steps) > 5 and len(found.done) >= 11 * len(found.steps)
-    assert any("its end is missing: the process was killed" in one for one in found.missing)
+    assert found.steps.start == 0 and len(found.steps) >= whole - 1
+    assert len(found.done) >= 11 * len(found.steps)
+    assert found.missing == ("rank-0.jsonl: its end is missing: the process was killed, or is still running",)
     assert main(["trace", str(run)]) == 0
 
 

@@ -20,6 +20,7 @@ import synthgrad as sg
 from synthgrad import Action, Gradient
 from synthgrad.core.errors import NumericalError, TransportError
 from synthgrad.core.plan import Line
+from synthgrad.engines import distributed
 from synthgrad.engines.distributed import DistributedEngine, windows
 from synthgrad.engines.message import News, pack
 from synthgrad.engines.transport import ProcessTransport, edges_of
@@ -231,6 +232,15 @@ def other_weights(rank: int) -> Told:
     return failing(lambda: perceptron(seed=rank))
 
 
+def other_versions(rank: int) -> Told:
+    whole = distributed.version
+    distributed.version = lambda distribution_name: f"0.{rank}"
+    try:
+        return failing(perceptron)
+    finally:
+        distributed.version = whole
+
+
 def other_schedules(rank: int) -> Told:
     made = perceptron()
     plan = sg.Plan(sg.update_unlocked(delay=rank), made.plan.stages)
@@ -290,6 +300,7 @@ SCENARIOS = [
     other_orders,
     not_a_number,
     other_weights,
+    other_versions,
     other_schedules,
     stale_until_gathered,
     draws,
@@ -355,7 +366,7 @@ def test_a_wait_ends_at_its_deadline_and_says_where_it_stood(played: Played) -> 
         1,
         "rank 0 -> rank 1, step 0, waiting for 0F1, which 1F1 needs: nothing came or went for 1",
         "the last header there: 0F0 of step 0, float32 (2, 3), 64 bytes; ",
-        "messages expected: 1, buffers posted: 1, held: 0; see whether rank 0 runs the same script",
+        "messages expected: 1, buffers posted: 2, held: 0; see whether rank 0 runs the same script",
     )
     assert told["edge"] == [0, 1] and 0.9 < told["seconds"] < 5
 
@@ -419,6 +430,13 @@ def test_ranks_must_begin_with_the_same_weights_and_the_same_schedule(played: Pl
         assert "ranks [1] differ from rank 0 in the initial weights of stage 0 (1)" in weights["message"]
         assert "torch.manual_seed" in weights["message"]
         assert "ranks [1] differ from rank 0 in the schedule" in schedules["message"]
+
+
+def test_ranks_of_other_versions_each_say_which_they_have(played: Played) -> None:
+    for rank in range(2):
+        message = played[rank]["other_versions"]["message"]
+        assert "ranks [1] differ from rank 0 in the version" in message
+        assert f"install the same versions for all ranks; here they are synthgrad 0.{rank} and torch" in message
 
 
 def test_a_rank_moves_its_own_stages_and_gather_brings_the_others(played: Played) -> None:

@@ -1,9 +1,13 @@
 """The picture's numbers against closed forms."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from synthgrad.core.errors import ScheduleError
-from synthgrad.experiments.locking import CONTENDERS, Conditions, lost
+from synthgrad.core.jitter import DISTRIBUTIONS
+from synthgrad.experiments.locking import CONTENDERS, Conditions, lost, panels
 
 NAMED = {one.name: one for one in CONTENDERS}
 
@@ -33,7 +37,19 @@ def test_latency_and_jitter_cost_something_or_nothing_and_never_less(name: str) 
     assert 0.0 <= lost(NAMED[name], Conditions(2, 4, jitter=0.5), seeds=2) < 1.0
 
 
-@pytest.mark.parametrize("bad", [{"ranks": 1}, {"microbatches": 9}, {"latency": -1.0}, {"jitter": float("nan")}])
-def test_conditions_that_make_no_sense_are_refused(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_jitter_of_any_distribution_costs_a_pipeline_and_the_panel_stays_within_it(distribution: str) -> None:
+    conditions = Conditions(2, 4, distribution=distribution)
+    base = lost(NAMED["1F1B"], conditions)
+    assert lost(NAMED["1F1B"], replace(conditions, jitter=0.5), seeds=8) > base
+    panel = panels(conditions)[2]
+    assert panel.values[0] == 0.0 and 0.5 <= panel.values[-1] <= min(0.8, DISTRIBUTIONS[distribution].largest)
+    assert panel.title.startswith(f"{distribution} jitter") and all(len(one) == 6 for one in panel.shares.values())
+
+
+@pytest.mark.parametrize(
+    "bad", [{"distribution": "cauchy"}, {"ranks": 1}, {"microbatches": 9}, {"latency": -1.0}, {"jitter": float("nan")}]
+)
+def test_conditions_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ScheduleError, match=next(iter(bad))):
         Conditions(**bad)  # type: ignore

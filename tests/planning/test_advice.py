@@ -158,3 +158,68 @@ def test_bad_numbers_are_refused(devices: int, microbatches: int) -> None:
         advise(segments(), devices, microbatches)
     with pytest.raises(LinkError, match="0 to 1"):
         advise(segments(), 2, 4, ["0-2=1ms"])
+
+
+# ---- stages that are data parallel -----------------------------------------------------------------------------------
+
+
+def shared(advice: Advice, family: Family) -> Option:
+    """The one with data-parallel stages."""
+    (found,) = (option for option in advice.of(family) if option.replicas > 1)
+    return found
+
+
+def test_data_parallel_stages_take_what_the_closed_forms_say() -> None:
+    advice = advise(segments(synthesis=0.6), devices=4, microbatches=16)
+    stage = 4 * 3.0 / 2  # four segments on half the rows
+    expected = {
+        Family.LOCKED: ("zero_bubble(8)", stage * (8 + 1 / 3) / 8, (1 / 3) / (8 + 1 / 3)),
+        Family.STALE: ("pipedream_2bw(8)", stage, 0.0),
+        Family.UNLOCKED: ("update_unlocked(delay=0)", stage + 0.3, 1 - (2 * stage + 0.3) / (2 * (stage + 0.3))),
+    }
+    for family, (name, seconds, idle) in expected.items():
+        option = shared(advice, family)
+        assert (option.name, option.replicas, option.cuts) == (name, 2, ("layer3",))
+        assert option.title == f"{name}, 2 stages × 2"
+        assert option.seconds == pytest.approx(seconds, rel=1e-9) and option.idle == pytest.approx(idle, abs=1e-9)
+    unlocked = shared(advice, Family.UNLOCKED)
+    assert unlocked.memory == pytest.approx(4 * 64e6 / 2 + 1e6 / 2 + 4 * 4e6 + 4e5)
+    assert unlocked.traffic == pytest.approx(2 * (1 - 1 / 2) * (4e6 + 1e5))  # more than half a boundary
+    assert unlocked.extra == pytest.approx(0.3 / (2 * stage))
+    assert not any(option.replicas > 1 for option in advise(segments(), 3, 6).options)  # of 3 devices there are none
+
+
+@pytest.mark.parametrize(("devices", "places"), [(4, 2), (6, 2), (8, 2)])
+def test_their_gradients_are_waited_for(devices: int, places: int) -> None:
+    """The ring takes 2(R-1)/R of a stage's gradients, the synthesizer's included, over the bandwidth; and so does U."""
+    advice = advise(segments(24, synthesis=0.6, boundary=1.0, parameters=1e6), devices, devices, ["100MBps"])
+    replicas = devices // places
+    stage = 24 // places * 3.0 / replicas + 0.6 / replicas
+    exchange = 2 * (replicas - 1) / replicas * (24 // places * 1e6 + 1e5) / 100e6
+    one = shared(advice, Family.UNLOCKED)
+    assert one.replicas == replicas and one.seconds == pytest.approx(stage + exchange, rel=1e-6)
+
+
+def test_the_slowest_replicas_link_counts_and_one_between_no_neighbors_does_not() -> None:
+    """Devices 0 and 1 hold the first stage, 2 and 3 the second; so 0-2 and 1-3 are pipelines, 0-1 and 2-3 rings."""
+
+    def seconds(*links: str) -> float:
+        return shared(advise(segments(synthesis=0.6), 4, 4, links), Family.LOCKED).seconds
+
+    free = seconds()
+    assert seconds("0-3=2s") == seconds("1-2=2s") == free
+    assert seconds("0-2=2s") == seconds("1-3=2s") > free
+    assert seconds("0-1=2s") == pytest.approx(free + 2 * 2)  # both hops of a ring of two
+    assert free < seconds("2-3=2s") < free + 2 * 2  # the first stage is still at work then
+
+
+def test_where_data_parallel_stages_are_faster_the_words_say_so_and_the_call_cuts_less() -> None:
+    advice = advise(segments(synthesis=2.0), devices=4, microbatches=8)
+    assert advice.taken is shared(advice, Family.LOCKED)
+    words = " ".join(advice.words())
+    assert "Locked, fewer stages are the better choice, each data parallel on 2 devices: 2 of them take" in words
+    assert "Decoupled, fewer stages are the better choice" in words
+    assert "at=['layer3']" in advice.call() and "schedule=sg.zero_bubble(4)" in advice.call()
+    assert advice.command == "torchrun --nproc-per-node 4 train.py"
+    heavy = advise(segments(synthesis=0.6, parameters=1e12), 4, 8, ["1GBps"])
+    assert heavy.taken.replicas == 1 and "fewer stages" not in " ".join(heavy.words())

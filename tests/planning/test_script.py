@@ -71,6 +71,18 @@ def test_it_runs_as_it_stands(case: str, tmp_path: Path) -> None:
     assert 0.0 < float(printed.removeprefix("loss ")) < 5.0
 
 
+def test_data_parallel_stages_run_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
+    found = advise([Segment(name, 1.0, 2.0, 1.0, 1.0) for name in ("0", "1", "2", "output")], 4, 4)
+    (shared,) = (one for one in found.options if one.replicas == 2 and one.name.startswith("update_unlocked"))
+    taken = replace(found, options=(shared,))
+    text = script(taken, "model.py:classes", torch.zeros(1, dtype=torch.int64), loss=False)
+    assert "at=['1']" in text and taken.command == "torchrun --nproc-per-node 4 train.py"
+    (tmp_path / "train.py").write_text(text, encoding="utf-8")
+    (printed,) = started(taken.command, tmp_path)
+    assert 0.0 < float(printed.removeprefix("loss ")) < 5.0
+
+
 def started(command: str, folder: Path) -> list[str]:
     """What the command prints: `torchrun`, as a module of this Python, and on a port of its own."""
     program, *rest = shlex.split(command)

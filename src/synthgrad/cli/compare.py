@@ -9,8 +9,10 @@ from rich.padding import Padding
 
 from synthgrad.cli.comparison import USUAL, Keeping, carry_out, command_line
 from synthgrad.cli.settings import configured
+from synthgrad.cli.trace import untraced
+from synthgrad.experiments.methods import method_named
 from synthgrad.experiments.results import Result, summarize
-from synthgrad.experiments.spec import Comparison
+from synthgrad.experiments.spec import Comparison, SettingsError
 from synthgrad.experiments.tables import Board, cuts_table, legend, summary_table
 
 __all__ = ["command"]
@@ -24,8 +26,20 @@ def command(arguments: Sequence[str]) -> Callable[..., int]:
     def compare(
         comparison: Annotated[Comparison, tyro.conf.arg(name="")] = default,
         keeping: Annotated[Keeping, tyro.conf.arg(name="")] = USUAL,
+        trace: bool = False,
     ) -> int:
-        """Train the same network by several methods, and compare them."""
+        """Train the same network by several methods, and compare them.
+
+        Args:
+            comparison: what to compare.
+            keeping: where the results go.
+            trace: write down what each stage does and waits for, too; `synthgrad trace` draws it from the run's folder.
+        """
+        plain = [name for name in comparison.methods if trace and method_named(name).plain]
+        if plain and len(plain) == len(comparison.methods):
+            raise SettingsError(untraced(plain[0]))
+        if plain and not keeping.quiet:
+            Console(highlight=False).print(untraced(plain[0]), soft_wrap=True)
         return carry_out(
             comparison,
             keeping,
@@ -34,6 +48,7 @@ def command(arguments: Sequence[str]) -> Callable[..., int]:
             board=Board(comparison),
             runner=_runner,
             show=_show,
+            trace=trace,
         )
 
     return compare

@@ -56,6 +56,7 @@ def carry_out(
     board: Board,
     runner: Callable[[], Callable[..., Any]],
     show: Callable[[Console, Sequence[Any], bool], None],
+    trace: bool = False,
 ) -> int:
     """Run a comparison, show it, and keep it in a folder.
 
@@ -68,6 +69,7 @@ def carry_out(
         runner: called once the table is there, for it brings torch; gives the function that runs the comparison, such
             as `run_comparison`.
         show: prints what came out: takes the results, and whether to do without explanations.
+        trace: have the runner write traces into the folder; only that of `compare` can.
 
     Returns:
         The exit status: 0; 1 if a cell failed; 130 if interrupted.
@@ -85,6 +87,8 @@ def carry_out(
             keeping.runs_dir, keeping.name, {"comparison": comparison.as_table()} | provenance, stem=stem
         )
 
+        more = {"traces": folder.working / "trace"} if trace else {}
+
         def keep(result: Any) -> None:
             folder.keep(result)
             results.append(result)
@@ -93,7 +97,7 @@ def carry_out(
             with folder, Display(console, board, quiet=keeping.quiet) as display:
                 run = runner()
                 interrupt.stop_if_pressed()  # while torch was imported
-                run(comparison, told_to(folder, display, interrupt), keep=keep, provenance=provenance)
+                run(comparison, told_to(folder, display, interrupt), keep=keep, provenance=provenance, **more)
         except KeyboardInterrupt:
             _report(console, results, show, quiet=keeping.quiet)
             console.print(f"Stopped. What there is of the run is in {folder.path}, marked unfinished.", soft_wrap=True)
@@ -102,6 +106,8 @@ def carry_out(
         _append(keeping.results, results)
     _report(console, results, show, quiet=keeping.quiet)
     console.print(f"Kept in {folder.path}", soft_wrap=True, highlight=False)
+    if trace:
+        console.print(f"Traced: synthgrad trace {shlex.quote(str(folder.path))}", soft_wrap=True, highlight=False)
     _write_page(console, folder.path)
     return 1 if any(result.failed for result in results) else 0
 

@@ -67,6 +67,8 @@ def plan(
     console = Console(highlight=False)
     console.print(_table(advice))
     console.print(Text(_COLUMNS.replace("\n", " "), style="dim"))
+    if any(option.replicas > 1 for option in advice.options):
+        console.print(Text(_SHARED, style="dim"))
     console.print()
     for paragraph in advice.words():
         console.print(Text(paragraph))
@@ -93,7 +95,7 @@ def _table(advice: Advice) -> Table:
             table.add_row(Text(family.value, style="italic"))
         for option in of_family:
             table.add_row(
-                option.name,
+                option.title,
                 time_text(option.seconds),
                 f"{100 * option.idle:.0f} %",
                 size_text(option.memory),
@@ -106,7 +108,7 @@ def _table(advice: Advice) -> Table:
 
 def _stages(advice: Advice, width: int) -> Table:
     option = advice.taken
-    title = f"Stages of {option.name}"
+    title = f"Stages of {option.title}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("stage", no_wrap=True)
     for heading in ("forward", "backward", "update", "extra", "kept", "sends", "memory"):
@@ -130,6 +132,8 @@ autograd keeps for the backward pass. sends: the activation at its cut."""
 _COLUMNS = """\
 step: on one batch, once all devices are busy. memory: on the fullest device, with Adam's averages. per link: bytes a
 step, one way, on the busiest link. extra: synthesizers' work, as a share of the model's own."""
+_SHARED = """\
+stages × devices: so many devices hold each stage and share the batch; only the fastest such pipeline of each kind."""
 
 
 # ---- the user's model ------------------------------------------------------------------------------------------------

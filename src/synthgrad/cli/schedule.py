@@ -56,6 +56,7 @@ BUILDERS: dict[str, Callable[..., Schedule]] = {
 }
 DEFAULTS = {"microbatches": 4, "p": 0.5, "ranks": 2}  # of what a builder must be told
 STAGES = 4
+LOGNORMAL = "lognormal"
 _TOLD = ("microbatches", "delay", "ranks", "ahead", "p", "seed")
 
 
@@ -192,7 +193,12 @@ def check(
 
 
 def play(
-    source: Annotated[Source, tyro.conf.arg(name="")], steps: int = 1, latency: float = 0.0, jitter: float = 0.0
+    source: Annotated[Source, tyro.conf.arg(name="")],
+    steps: int = 1,
+    latency: float = 0.0,
+    jitter: float = 0.0,
+    distribution: str = LOGNORMAL,
+    jitter_seed: int = 0,
 ) -> int:
     """Play a schedule on a clock, a worker for each rank: how long, how idle, how much is held.
 
@@ -200,16 +206,21 @@ def play(
         source: which schedule.
         steps: how many steps.
         latency: of a message between two stages, in units of a forward pass; a backward pass takes two.
-        jitter: standard deviation of the logarithm of each action's time.
+        jitter: standard deviation of each action's time, as a share of it; of a lognormal one, of its logarithm.
+        distribution: of the jitter: lognormal, uniform, exponential (beyond a least time), or straggler (one action in
+            20 takes long).
+        jitter_seed: of the jitter's draws.
     """
     if not 0.0 <= latency < float("inf"):
         raise ScheduleError(f"latency is {latency}: expected 0 or more, in units of a forward pass")
     with _no_collector():
         plan = source.plan(steps)
-        timeline = simulate(plan, steps=steps, costs=jittered(UNIT_COSTS, jitter), links=latency)
+        costs = jittered(UNIT_COSTS, jitter, jitter_seed, distribution=distribution)
+        timeline = simulate(plan, steps=steps, costs=costs, links=latency)
         held = [timeline.activations_held(stage) for stage in range(len(plan.stages))]
     console = Console(highlight=False)
-    _print(console, f"{source.title(plan)}, {len(held)} stages, {_steps(steps)}, latency {latency:g}")
+    varies = f", {distribution} jitter {jitter:g}" if jitter else ""
+    _print(console, f"{source.title(plan)}, {len(held)} stages, {_steps(steps)}, latency {latency:g}{varies}")
     _print(console, f"makespan    {timeline.makespan:g} forward passes")
     _print(console, f"idle share  {100 * timeline.idle_share:.1f} %")
     _print(console, "activations held, in microbatches")
@@ -224,6 +235,7 @@ def compare(
     stages: int = 8,
     microbatches: int = 32,
     synthesizer: float = 0.1,
+    distribution: str = LOGNORMAL,
 ) -> int:
     """Draw what waiting costs each schedule, against depth, latency and jitter, in one picture.
 
@@ -232,11 +244,12 @@ def compare(
         stages: of all panels but the first.
         microbatches: of a step; a multiple of the stages.
         synthesizer: what one costs, as a share of a stage's forward and backward pass.
+        distribution: of the jitter: lognormal, uniform, exponential or straggler, as for simulate.
     """
     from synthgrad.experiments.locking import Conditions, panels
     from synthgrad.experiments.report.locking import as_png, locking_picture
 
-    conditions = Conditions(stages, microbatches, synthesizer=synthesizer)
+    conditions = Conditions(stages, microbatches, synthesizer=synthesizer, distribution=distribution)
     if wrong := [path for path in out if path.suffix not in (".svg", ".png")]:
         raise ScheduleError(f"{wrong[0]}: expected a name that ends in .svg or .png")
     if any(path.suffix == ".png" for path in out) and find_spec("resvg_py") is None:

@@ -16,7 +16,7 @@ from synthgrad.core.errors import TraceError
 if TYPE_CHECKING:
     from synthgrad.experiments.traces import Trace
 
-__all__ = ["trace"]
+__all__ = ["trace", "untraced"]
 
 NUMBERS = 65  # columns of the terminal that all of the table takes but its first column
 PREDICTED = 20  # steps, or as many as there are
@@ -31,23 +31,45 @@ def trace(
     """Where the time of a traced run went: work, waits by the lock they are due to; draws trace.svg and trace.html.
 
     Args:
-        folder: that the run gave to synthgrad.trace, or the one that holds it as trace/.
+        folder: that the run gave to synthgrad.trace, or the one that holds it as trace/, such as a run's; of several
+            traces in it, each is drawn.
         steps: which to draw, such as 10:13 (the end is not drawn); a few in the middle, if not given.
         perfetto: write the whole trace to this file, for ui.perfetto.dev.
         simulate: play the plan with the trace's own costs, and print that beside what was measured.
     """
-    from synthgrad.experiments.traces import read_trace
-    from synthgrad.experiments.traces.page import html, middle, picture
+    from synthgrad.experiments.traces import read_trace, trace_folders
     from synthgrad.experiments.traces.perfetto import perfetto as exported
+
+    console = Console(highlight=False)
+    places = trace_folders(folder)
+    if perfetto is not None and len(places) > 1:
+        raise TraceError(f"--perfetto: {folder} holds {len(places)} traces; name one of them, such as {places[0]}")
+    for place in places:
+        if len(places) > 1:
+            console.print(Text(str(place), style="bold"), soft_wrap=True)
+        found = read_trace(place)
+        _show(found, place, steps, console, simulate=simulate)
+        _draw(found, folder if len(places) == 1 else place, steps, console)
+        if perfetto is not None:
+            _write(perfetto, exported(found))
+            console.print(f"For ui.perfetto.dev: {perfetto}", soft_wrap=True)
+    return 0
+
+
+def untraced(method: str) -> str:
+    """Why there is no trace of a plain loop's training."""
+    return f"{method} is not traced: it is a plain loop, and has no stages; staged learns the same, in stages."
+
+
+def _show(found: "Trace", place: Path, steps: str, console: Console, *, simulate: bool) -> None:
     from synthgrad.experiments.traces.table import NEITHER, spans
 
-    found = read_trace(folder)
-    console = Console(highlight=False)
     for one in found.missing:
         console.print(f"{one}.", soft_wrap=True)
     if not found.steps:
-        raise TraceError(f"{folder}: no step is whole on all ranks; trace at least two steps, and leave the context")
-    chosen = _steps(steps, found.steps) if steps else middle(found)
+        raise TraceError(f"{place}: no step is whole on all ranks; trace at least two steps, and leave the context")
+    if steps:
+        _steps(steps, found.steps)  # refused before anything is printed
     _print_shares(found, console)
     for span in spans(found):
         console.print(span.text(), soft_wrap=True)
@@ -56,13 +78,15 @@ def trace(
         console.print("One process waits for nobody; --simulate tells what a process for each stage would wait for.")
     if simulate:
         _print_predictions(found, console)
+
+
+def _draw(found: "Trace", folder: Path, steps: str, console: Console) -> None:
+    from synthgrad.experiments.traces.page import html, middle, picture
+
+    chosen = _steps(steps, found.steps) if steps else middle(found)
     _write(folder / "trace.svg", picture(found, chosen))
     _write(folder / "trace.html", html(found, chosen, folder.resolve().name))
     console.print(f"Drawn, {_named(chosen)}: {folder / 'trace.svg'}, trace.html", soft_wrap=True)
-    if perfetto is not None:
-        _write(perfetto, exported(found))
-        console.print(f"For ui.perfetto.dev: {perfetto}", soft_wrap=True)
-    return 0
 
 
 def _print_shares(found: "Trace", console: Console) -> None:

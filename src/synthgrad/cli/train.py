@@ -1,5 +1,6 @@
 """`synthgrad train`: one method, and the plain model that comes out, in a file that needs none of ours to be read."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.text import Text
 from synthgrad.cli.display import INTERRUPTED, Display, Interrupt, told_to
 from synthgrad.cli.output import check_writable
 from synthgrad.cli.settings import configured
+from synthgrad.cli.trace import untraced
 from synthgrad.experiments.measures import Measure, measure_of
 from synthgrad.experiments.methods import method_named
 from synthgrad.experiments.results import Result
@@ -32,6 +34,8 @@ class Options:
         seed: of weights and batches; on the digits, also which fifth is tested.
         out: the file for the plain model; what it holds is replaced.
         config: take the settings from the run.toml of an earlier run; options given beside it win.
+        trace: write down what each stage does, when, and what it waits for, into this folder; `synthgrad trace FOLDER`
+            draws it.
         quiet: no live table, only the result.
     """
 
@@ -40,6 +44,7 @@ class Options:
     seed: int = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("model.safetensors")
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    trace: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     quiet: bool = False
 
 
@@ -69,7 +74,8 @@ def train(options: Options) -> int:
         SynthgradError: bad settings, or a place that cannot be written to; before anything is trained.
     """
     console = Console()
-    method_named(options.method)
+    if method_named(options.method).plain and options.trace is not None:
+        raise SettingsError(untraced(options.method))
     if options.seed < 0:
         raise SettingsError(f"seed is {options.seed}: expected 0 or more")
     check_writable(options.out, "--out")
@@ -86,6 +92,8 @@ def train(options: Options) -> int:
         return 1
     console.print(f"{options.method}: {_figures(result)}, after {result.steps} steps", highlight=False)
     console.print(f"The plain model is in {options.out}", soft_wrap=True, highlight=False)
+    if options.trace is not None:
+        console.print(f"Traced: synthgrad trace {shlex.quote(str(options.trace))}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -97,7 +105,8 @@ def _run(options: Options, listeners: tuple[Display, Interrupt]) -> Result:
 
     listeners[1].stop_if_pressed()  # while torch was imported
     with threads(options.training.threads):
-        cell = Cell(options.training, method_named(options.method), options.seed, told_to(*listeners))
+        tell = told_to(*listeners)
+        cell = Cell(options.training, method_named(options.method), options.seed, tell, trace_to=options.trace)
         for _ in cell.turns():
             pass
     result = cell.result()

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synthgrad.core.actions import Action, format_actions, parse_actions
+
 __all__ = [
     "ActionDone",
     "Event",
@@ -35,21 +37,21 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """A stage has done an action.
+    """A stage has done an action; both it and its sources are written in text form.
 
     Attributes:
-        action: in text form.
+        action: which.
         start: when it had all that it waits for, and began.
         end: when it was done.
-        sources: the actions of other stages that it waits for, in text form.
+        sources: the actions of other stages that it waits for.
         waited: seconds before `start` in which the process did nothing but wait for the sources.
         bytes: of what came from the sources.
     """
 
-    action: str
+    action: Action
     start: float
     end: float
-    sources: str = ""
+    sources: tuple[Action, ...] = ()
     waited: float = 0.0
     bytes: int = 0
 
@@ -120,6 +122,8 @@ def encode(event: Event, **labels: Any) -> str:
     '{"event": "Finished", "method": "dni", "steps": 3, "seconds": 4.5}'
     """
     fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    if isinstance(event, ActionDone):
+        fields |= {"action": str(event.action), "sources": format_actions(event.sources)}
     if same := {"event", *fields} & labels.keys():
         raise ValueError(f"labels: {sorted(same)} are fields of {type(event).__name__}; give the labels other names")
     written = {"event": type(event).__name__, **labels, **fields}
@@ -150,4 +154,6 @@ def decode(line: str) -> tuple[Event, dict[str, Any]]:
     own = {name: fields.pop(name) for name in kind.__dataclass_fields__}
     if "locks" in own:
         own["locks"] = tuple(own["locks"])
+    if kind is ActionDone:
+        own |= {"action": Action.parse(str(own["action"])), "sources": parse_actions(str(own["sources"]))}
     return kind(**own), fields

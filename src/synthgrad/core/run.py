@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from synthgrad.core.actions import Action, Kind, format_actions
+from synthgrad.core.actions import Action, Kind
 from synthgrad.core.batch import Gradient
 from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import ActionDone
@@ -58,8 +58,11 @@ def run(
         except NumericalError as error:
             raise _told(error, str(action), updated) from None
         if observe is not None:
-            end, waited = time.perf_counter(), start - turned if sources else 0.0
-            observe(ActionDone(str(action), start, end, format_actions(sources), waited, _bytes(received)))
+            end = time.perf_counter()
+            if sources:
+                observe(ActionDone(action, start, end, sources, start - turned, _bytes(received)))
+            else:
+                observe(ActionDone(action, start, end))
         if action.kind is Kind.U:
             updated.append(action.stage)
         transport.send(action, product, readers)
@@ -68,8 +71,12 @@ def run(
 
 def _bytes(received: Iterable[Any]) -> int:
     """How much has come: of a gradient, its values and the model's output that travels along."""
-    parts = (part for one in received for part in ((one.values, one.output) if isinstance(one, Gradient) else (one,)))
-    return sum(part.nbytes for part in parts if part is not None)
+    size = 0
+    for one in received:
+        for part in (one.values, one.output) if isinstance(one, Gradient) else (one,):
+            if part is not None:
+                size += part.nbytes
+    return size
 
 
 def _read_flags(stages: Iterable[Stage], updated: list[int]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from synthgrad.core.actions import Action, Kind
-from synthgrad.core.errors import DeadlockError
+from synthgrad.core.errors import DeadlockError, LinkError, ScheduleError
 from synthgrad.core.links import Link
 from synthgrad.core.plan import BACKWARD, Declaration, Plan, dependencies
 from synthgrad.core.schedules import Schedule
@@ -161,7 +161,8 @@ def simulate(
 
     Raises:
         DeadlockError: ranks that wait for each other in a circle, or for an action that never comes; all are named.
-        ValueError: a negative cost, latency or size.
+        ScheduleError: less than no steps; an action without a cost, or one that is negative or not finite.
+        LinkError: such a latency or size.
     """
     return simulate_replicas(plan, [costs], steps=steps, links=links, sizes=sizes)[0]
 
@@ -192,8 +193,13 @@ def simulate_replicas(
         One timeline for each replica.
 
     Raises:
-        DeadlockError, ValueError: as `simulate`.
+        DeadlockError, LinkError: as `simulate`.
+        ScheduleError: as `simulate`; or no replicas, or an exchange that takes less than no time.
     """
+    if steps < 0:
+        raise ScheduleError(f"steps is {steps}: expected 0 or more")
+    if not costs:
+        raise ScheduleError("costs of no replicas: expected those of one at least")
     game = _Game(plan, steps, len(costs), links, sizes, exchange)
     return game.play(costs)
 
@@ -309,7 +315,10 @@ class _Game:
         ends.append(now)
         if len(ends) == self.replicas:
             stage = self.run[number].stage
-            together = max(ends) + _not_negative(self.exchange(stage), f"exchange of stage {stage}")
+            exchange = self.exchange(stage)
+            if not _takes_time(exchange):
+                raise ScheduleError(f"exchange of stage {stage}: got {exchange}, {_EXPECTED}")
+            together = max(ends) + exchange
             for replica in range(self.replicas):
                 self._deliver(replica, self.shared[number], together)
 
@@ -331,27 +340,48 @@ class _Game:
         action = self.sources[message]
         size = self.sizes(action) if callable(self.sizes) else self.sizes
         leaves = max(now, self.sent.get((replica, rank, target), 0.0))
-        leaves += _not_negative(size, f"size of the message of {action}") / link.bandwidth
+        if not _takes_time(size):
+            raise LinkError(f"size of the message of {action}: got {size!r}, {_EXPECTED}")
+        leaves += size / link.bandwidth
         self.sent[replica, rank, target] = leaves
         return leaves + link.latency
 
 
+_EXPECTED = "expected zero or more, and finite"
+
+
+def _takes_time(value: object) -> bool:
+    """Whether it is a number that time, or a size, can be."""
+    try:
+        return 0 <= value < math.inf  # type: ignore[operator]  # NaN neither
+    except TypeError:
+        return False
+
+
 def _durations(run: Sequence[Action], cost: Costs) -> list[float]:
-    durations = [cost(action) for action in run] if callable(cost) else [cost[action.kind] for action in run]
-    for action, duration in zip(run, durations, strict=True):
-        if not duration >= 0:  # NaN neither
-            raise ValueError(f"cost of {action}: got {duration}, expected zero or more")
+    if callable(cost):
+        durations = [cost(action) for action in run]
+    elif missing := {action.kind for action in run} - cost.keys():
+        raise ScheduleError(f"costs: none for {', '.join(sorted(missing))}; give every kind of action one, if only 0")
+    else:
+        durations = [cost[action.kind] for action in run]
+    try:
+        good = 0 <= min(durations, default=0) and sum(durations) < math.inf  # NaN makes the sum NaN
+    except TypeError:
+        good = False
+    if not good:  # only now one by one: there may be a million
+        for action, duration in zip(run, durations, strict=True):
+            if not _takes_time(duration):
+                raise ScheduleError(f"cost of {action}: got {duration!r}, {_EXPECTED}")
     return durations
 
 
 def _link(given: float | Link, source: int, target: int) -> Link:
-    return given if isinstance(given, Link) else Link(_not_negative(given, f"latency from {source} to {target}"))
-
-
-def _not_negative(value: float, what: str) -> float:
-    if not value >= 0:
-        raise ValueError(f"{what}: got {value}, expected zero or more")
-    return value
+    if isinstance(given, Link):
+        return given
+    if not _takes_time(given):
+        raise LinkError(f"latency from {source} to {target}: got {given!r}, {_EXPECTED}, or a Link")
+    return Link(given)
 
 
 def _deadlock(stuck: Iterable[tuple[int, Action, Action]], plan: Plan) -> str:

@@ -114,7 +114,7 @@ def _save_tensors(engine: LocalEngine | DistributedEngine, draft: Path, tensors:
             dcp.save(tensors, storage_writer=writer, process_group=engine.group, no_dist=engine.group is None)
     except dcp.CheckpointException as error:  # a BaseException, the same one on all ranks
         faults = (f"rank {rank}: {type(fault).__name__}: {fault}" for rank, (fault, _) in error.failures.items())
-        raise CheckpointError("; ".join(faults)) from None
+        raise CheckpointError(f"{'; '.join(faults)}; see to the disk, and save again: nothing else is lost") from None
 
 
 def _publish(folder: Path, draft: Path, name: str, keep: int) -> None:
@@ -321,9 +321,11 @@ def _agreed(engine: LocalEngine | DistributedEngine, doing: str, act: Callable[[
         told, made, fault = engine.tell_all(f"-{reason}"), None, error
     else:
         told, fault = engine.tell_all(f"+{made}" if same else "+"), None
-    failed = [f"rank {rank}: " * (len(told) > 1) + text[1:] for rank, text in enumerate(told) if text[0] == "-"]
-    if failed:
-        raise CheckpointError(f"{doing}: {'; '.join(failed)}") from fault
+    if failed := {rank: text[1:] for rank, text in enumerate(told) if text[0] == "-"}:
+        reasons = dict.fromkeys(failed.values())  # mostly all ranks have the same
+        if 1 < len(told) != len(failed) or len(reasons) > 1:
+            reasons = [f"rank {rank}: {text}" for rank, text in failed.items()]
+        raise CheckpointError(f"{doing}: {'; '.join(reasons)}") from fault
     if len(set(told)) > 1:
         raise CheckpointError(
             f"{doing}: the ranks do not see the same as {same}: {', '.join(text[1:] or 'none' for text in told)}; "

@@ -18,7 +18,7 @@ from torch import Tensor
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Batch
 from synthgrad.core.draws import common_stream
-from synthgrad.core.errors import ScheduleError, TransportError
+from synthgrad.core.errors import ScheduleError, SynthgradError, TransportError
 from synthgrad.core.events import ActionDone
 from synthgrad.core.plan import Line, Plan, line_of
 from synthgrad.core.run import run
@@ -60,6 +60,7 @@ class DistributedEngine:
 
     Raises:
         TransportError: the ranks differ in versions, plan or weights.
+        SynthgradError: a stage of this rank is on another GPU than the process's own.
         ScheduleError: the plan cannot be run by so many processes.
     """
 
@@ -82,6 +83,7 @@ class DistributedEngine:
         self.steps = 0  # steps done
         self.since = 0  # the step of the last flush: nothing older is pending
         self.failed: str | None = None  # why, if so
+        _expect_present_device(self.stages)
         with together(f"rank {self.rank} making its engine", timeout):
             self.group: Any = dist.new_group(timeout=timedelta(seconds=timeout), backend="gloo")
             _expect_same(self.whole, plan, self.group)
@@ -271,6 +273,18 @@ def _replicas_of(plan: Plan) -> int:
     return world // places
 
 
+def _expect_present_device(stages: Sequence[Stage]) -> None:
+    """Messages from a GPU arrive on the receiver's present one."""
+    for stage in stages:
+        devices = {parameter.device for parameter in stage.piece.module.parameters()}
+        if other := [one for one in devices if one.type == "cuda" and one.index != torch.cuda.current_device()]:
+            raise SynthgradError(
+                f"stage {stage.index} ({stage.name}) is on {other[0]}, and this process's own GPU is "
+                f"cuda:{torch.cuda.current_device()}, on which messages arrive; call "
+                f'torch.cuda.set_device(int(os.environ["LOCAL_RANK"])) first, and move the model there'
+            )
+
+
 def _warn_of_restarts() -> None:
     """Torchrun's processes meet through one store; those it starts anew find the dead ones' addresses there."""
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
@@ -318,13 +332,14 @@ def _expect_same(stages: Sequence[Stage], plan: Plan, group: Any) -> None:
     declared = [
         (one.synthesizer, sorted(one.needs), sorted(one.feedback), one.input_synthesizer) for one in plan.stages
     ]
-    remedy = "run the same script on all ranks"
+    versions = f"synthgrad {version('synthgrad')} and torch {torch.__version__}"
+    same = f"install the same versions for all ranks; here they are {versions}"
+    _compare({"the version of synthgrad or torch": _crc(versions)}, group, same)
     rows = {
-        "the version of synthgrad or torch": _crc(f"{version('synthgrad')} {torch.__version__}"),
         "the schedule": _crc(schedule),
         "the stages": _crc(f"{plan.ranks} {[stage.name for stage in stages]} {declared}"),
     }
-    _compare(rows, group, remedy)
+    _compare(rows, group, "run the same script on all ranks")
     weights = {f"the initial weights of stage {s.index} ({s.name})": digest_of_tensors(_all(s)) for s in stages}
     remedy = "call torch.manual_seed with the same seed on all ranks before the model is made"
     _compare(weights, group, remedy)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from synthgrad.core.actions import Action
 from synthgrad.core.events import ActionDone
 from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine
@@ -88,6 +87,6 @@ class _Slowed:
     then: Callable[[ActionDone], None] | None
 
     def __call__(self, done: ActionDone) -> None:
-        time.sleep((self.factors.get(Action.parse(done.action).stage, 1.0) - 1.0) * (done.end - done.start))
+        time.sleep((self.factors.get(done.action.stage, 1.0) - 1.0) * (done.end - done.start))
         if self.then is not None:
             self.then(replace(done, end=time.perf_counter()))

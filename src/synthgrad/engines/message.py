@@ -10,7 +10,7 @@ read from a frame lies in it: each message has a frame of its own, which is neve
 import math
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,11 +23,13 @@ from synthgrad.core.errors import TransportError
 
 __all__ = ["HEADER_BYTES", "TEXT_BYTES", "Header", "Layout", "News", "farewell", "pack", "product", "read_header"]
 
-VERSION = 0x5347_0002  # "SG", and a number that changes with the layout of the header
+VERSION = 0x5347_0003  # "SG", and a number that changes with the layout of the header
 ALIGNMENT = 64
 TENSORS, DIMS = 2, 8
-FIELDS = 12 + TENSORS * (3 + DIMS)  # of 8 bytes each, in the order in which `_write_header` has them
-_FORM = struct.Struct(f"<8qd2qd{FIELDS - 12}q")  # whole numbers, but for the loss and the time
+NUMBERS = 4 + DIMS  # of a layout
+FIELDS = 12 + TENSORS * NUMBERS  # of 8 bytes each, in the order in which `_write_header` has them
+_LAYOUTS = struct.Struct(f"<{TENSORS * NUMBERS}q")
+_FORM = struct.Struct(f"<8qd2qd{_LAYOUTS.size}s")  # whole numbers, but for the loss and the time; and the layouts
 HEADER_BYTES = -(-8 * FIELDS // ALIGNMENT) * ALIGNMENT
 TEXT_BYTES = 512  # every edge has room for so much after a header, from the first message on
 KINDS = (*Kind, None)  # None: a farewell
@@ -48,17 +50,21 @@ DTYPES = (
     torch.uint8,
     torch.bool,
 )
+DEVICES = ("cpu", "cuda")  # likewise
 
 
 class Layout(NamedTuple):
     """How a tensor lies in memory: with its dimensions put into `order`, it is contiguous.
 
-    The same values in another order of memory can give other last bits (channels last, a transposed matrix).
+    The same values in another order of memory can give other last bits (channels last, a transposed matrix). It travels
+    through the memory of the host, and arrives on the kind of `device` that it left; which one, the receiver says
+    (`torch.cuda.set_device`).
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     order: tuple[int, ...]
+    device: str = "cpu"
 
     @property
     def size(self) -> int:
@@ -79,6 +85,11 @@ def _memory(layout: Layout) -> tuple[int, tuple[int, ...]]:
     for dim in reversed(layout.order):
         strides[dim], step = step, step * max(1, layout.shape[dim])
     return math.prod(layout.shape) * layout.dtype.itemsize, tuple(strides)
+
+
+@lru_cache(maxsize=256)
+def _content(layouts: tuple[Layout, ...]) -> int:
+    return sum(_padded(layout.size) for layout in layouts)
 
 
 class News(NamedTuple):
@@ -112,7 +123,7 @@ class Header(NamedTuple):
     @property
     def content(self) -> int:
         """Bytes that follow the header."""
-        return sum([_padded(layout.size) for layout in self.layouts])
+        return _content(self.layouts)
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{str(one.dtype).removeprefix('torch.')} {one.shape}" for one in self.layouts)
@@ -122,7 +133,14 @@ class Header(NamedTuple):
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def pack(action: Action, product: Any, *, step: int, digest: int, news: News) -> Tensor:
+def fresh(size: int) -> Tensor:
+    """A frame of so many bytes, uint8 (size,), in memory of its own."""
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def pack(
+    action: Action, product: Any, *, step: int, digest: int, news: News, make: Callable[[int], Tensor] = fresh
+) -> Tensor:
     """The frame of a message, a copy: what was packed may change or go.
 
     Args:
@@ -131,6 +149,7 @@ def pack(action: Action, product: Any, *, step: int, digest: int, news: News) ->
         step: to whose batch it belongs.
         digest: of that batch.
         news: to tell along with it.
+        make: gives an empty frame of so many bytes; see `Frames`.
 
     Returns:
         Bytes, uint8 (HEADER_BYTES + content,).
@@ -141,7 +160,7 @@ def pack(action: Action, product: Any, *, step: int, digest: int, news: News) ->
     count, given = (product.count, (product.values, product.output)) if isinstance(product, Gradient) else (None, ())
     tensors = [t.detach() for t in given or (product,) if t is not None]
     header = Header(action, step, digest, count, news, tuple(map(_layout_of, tensors)))
-    frame = torch.empty(HEADER_BYTES + header.content, dtype=torch.uint8)
+    frame = make(HEADER_BYTES + header.content)
     for place, tensor in zip(_places(frame, header.layouts), tensors, strict=True):
         place.copy_(tensor)
     _write_header(frame, header)
@@ -161,33 +180,47 @@ def farewell(step: int, reason: str) -> Tensor:
 
 def _layout_of(tensor: Tensor) -> Layout:
     """As it lies; without the gaps or overlaps, if there are any."""
-    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.dim() > DIMS:
+    device = tensor.device.type
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.dim() > DIMS or device not in DEVICES:
         raise TransportError(
-            f"a {tensor.layout} tensor of {tensor.dtype} with {tensor.dim()} dimensions cannot travel; expected a "
-            f"dense one of at most {DIMS} dimensions, of {', '.join(map(str, DTYPES))}; convert it, or cut elsewhere"
+            f"a {tensor.layout} tensor of {tensor.dtype} with {tensor.dim()} dimensions on {device} cannot travel; "
+            f"expected a dense one of at most {DIMS} dimensions on {' or '.join(DEVICES)}, of "
+            f"{', '.join(map(str, DTYPES))}; convert it, or cut elsewhere"
         )
     shape, strides = tuple(tensor.shape), tensor.stride()
     order = tuple(sorted(range(len(shape)), key=strides.__getitem__, reverse=True))
-    layout = Layout(tensor.dtype, shape, order)
+    layout = Layout(tensor.dtype, shape, order, device)
     dense = tensor.is_contiguous() or tensor.permute(order).is_contiguous()
     return layout if dense else layout._replace(order=tuple(range(len(shape))))
 
 
 def _write_header(frame: Tensor, header: Header) -> None:
     stage, kind, microbatch = header.action or (0, None, 0)
-    count = NO_COUNT if header.count is None else header.count
-    fields: list[float] = [VERSION, KINDS.index(kind), stage, microbatch, header.step, header.digest, count]
-    fields += [*header.news, header.content, len(header.layouts), time.monotonic()]
-    for layout in header.layouts:
-        fields += _numbers(layout)
-    fields += [0] * (FIELDS - len(fields))
-    _FORM.pack_into(frame.numpy(), 0, *fields)  # pyrefly: ignore  (an array is a buffer)
+    _FORM.pack_into(
+        frame.numpy(),  # pyrefly: ignore  (an array is a buffer)
+        0,
+        VERSION,
+        KINDS.index(kind),
+        stage,
+        microbatch,
+        header.step,
+        header.digest,
+        NO_COUNT if header.count is None else header.count,
+        *header.news,
+        header.content,
+        len(header.layouts),
+        time.monotonic(),
+        _numbers(header.layouts),
+    )
 
 
 @lru_cache(maxsize=256)
-def _numbers(layout: Layout) -> list[int]:
-    order = sum(place << 4 * position for position, place in enumerate(layout.order))
-    return [DTYPES.index(layout.dtype), len(layout.shape), order, *layout.shape, *[0] * (DIMS - len(layout.shape))]
+def _numbers(layouts: tuple[Layout, ...]) -> bytes:
+    numbers: list[int] = []
+    for dtype, shape, order, device in layouts:
+        packed = sum(place << 4 * position for position, place in enumerate(order))
+        numbers += [DTYPES.index(dtype), len(shape), packed, DEVICES.index(device), *shape, *[0] * (DIMS - len(shape))]
+    return _LAYOUTS.pack(*numbers, *[0] * (TENSORS * NUMBERS - len(numbers)))
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -199,13 +232,13 @@ def read_header(frame: Tensor) -> Header:
     Raises:
         TransportError: the numbers make no header of this version, or contradict each other.
     """
-    fields = _FORM.unpack_from(frame.numpy())  # pyrefly: ignore
-    version, kind, stage, microbatch, step, digest, count, news_step, loss, content, tensors, sent = fields[:12]
+    version, kind, stage, microbatch, step, digest, count, news_step, loss, content, tensors, sent, numbers = (
+        _FORM.unpack_from(frame.numpy())  # pyrefly: ignore
+    )
     if version != VERSION:
         raise TransportError(f"version: got {version:#x}, expected {VERSION:#x}; install one synthgrad on all ranks")
     if not 0 <= kind < len(KINDS) or not 0 <= tensors <= TENSORS:
         raise TransportError(f"got kind {kind} with {tensors} tensors, expected 0 to {len(KINDS) - 1} and at most 2")
-    layouts = tuple(_read_layout(fields[12 + place * (3 + DIMS) :][: 3 + DIMS]) for place in range(tensors))
     name = KINDS[kind]
     header = Header(
         None if name is None else Action(stage, name, microbatch),
@@ -213,7 +246,7 @@ def read_header(frame: Tensor) -> Header:
         digest,
         None if count == NO_COUNT else count,
         News(news_step, loss),
-        layouts,
+        _layouts(tensors, numbers),
         sent,
     )
     if header.content != content:
@@ -222,22 +255,28 @@ def read_header(frame: Tensor) -> Header:
 
 
 @lru_cache(maxsize=256)
-def _read_layout(fields: tuple[int, ...]) -> Layout:
-    dtype, dims, packed, *shape = fields
-    if not 0 <= dtype < len(DTYPES):
-        raise TransportError(f"dtype: got number {dtype}, expected 0 to {len(DTYPES) - 1}")
+def _layouts(tensors: int, numbers: bytes) -> tuple[Layout, ...]:
+    fields = _LAYOUTS.unpack(numbers)
+    return tuple(_layout(*fields[place * NUMBERS :][:NUMBERS]) for place in range(tensors))
+
+
+def _layout(dtype: int, dims: int, packed: int, device: int, *shape: int) -> Layout:
+    for what, number, count in (("dtype", dtype, len(DTYPES)), ("device", device, len(DEVICES))):
+        if not 0 <= number < count:
+            raise TransportError(f"{what}: got number {number}, expected 0 to {count - 1}")
     order = tuple(packed >> 4 * position & 15 for position in range(max(0, min(dims, DIMS))))
     if not 0 <= dims <= DIMS or sorted(order) != list(range(dims)) or min(shape) < 0:
         raise TransportError(f"shape: got {dims} dimensions {shape} in order {order}, expected at most {DIMS}")
-    return Layout(DTYPES[dtype], tuple(shape[:dims]), order)
+    return Layout(DTYPES[dtype], tuple(shape[:dims]), order, DEVICES[device])
 
 
 def product(header: Header, frame: Tensor, start: int = HEADER_BYTES) -> Any:
-    """What the message brings; its tensors lie in the frame, from the byte `start` on.
+    """What the message brings; its tensors lie in the frame, from the byte `start` on, or on their own device.
 
     A farewell's is its text.
     """
     values = _places(frame, header.layouts, start)
+    values = [place.to(layout.device) for place, layout in zip(values, header.layouts, strict=True)]
     if header.action is None:
         return bytes(values[0].tolist()).decode(errors="replace")
     if header.count is not None:

@@ -13,6 +13,7 @@ torch's DistributedDataParallel would begin to add up in a backward pass, once f
 answers now and learns later, and a stage may go backward several times before it is updated.
 """
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,11 +25,29 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from synthgrad.core.errors import SynthgradError, TransportError
+from synthgrad.core.errors import PartitionError, SynthgradError, TransportError
 
-__all__ = ["Replicas", "mesh_of"]
+__all__ = ["Replicas", "expect_whole", "mesh_of"]
 
 NO_BATCH = -1  # in the place of a digest: what begins is no step, but a flush, or a gather
+
+
+def expect_whole(model: nn.Module) -> None:
+    """Raise `PartitionError` where others spread the model's weights, or its gradients, over processes already."""
+    remedy = "pass the model as it was; start more processes than stages, and they add their gradients up"
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise PartitionError(
+            f"the model is wrapped in DistributedDataParallel, which would add up gradients in every backward pass, "
+            f"before a stage has learned from all of its microbatches; {remedy}"
+        )
+    sharded: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())  # imported by whoever shards
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, sharded):
+            raise PartitionError(
+                f"{name!r} is sharded (fully_shard, a DTensor), expected whole weights: a stage's processes would "
+                f"have to meet for every layer, in every forward and backward pass; {remedy}, or cut the model into "
+                f"more stages if one is too large for its device"
+            )
 
 
 def mesh_of(places: int, replicas: int) -> DeviceMesh:
@@ -101,20 +120,20 @@ class Replicas:
             SynthgradError: a sparse gradient.
         """
         self.meet()
-        by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+        alike: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
         for parameter in parameters:
-            by_dtype.setdefault(parameter.dtype, []).append(parameter)
-        for same in by_dtype.values():
+            alike.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+        for same in alike.values():
             self._add_up(same)
 
     def _add_up(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Of one dtype: all gradients in one piece, and behind them whether each is there at all."""
+        """Of one dtype and device: all gradients in one piece, and behind them whether each is there at all."""
         grads = [parameter.grad for parameter in parameters]
         if sparse := [grad.layout for grad in grads if grad is not None and grad.layout is not torch.strided]:
             raise SynthgradError(f"gradients: got a {sparse[0]} one, expected dense ones: replicas add up no others")
-        there = torch.tensor([float(grad is not None) for grad in grads], dtype=parameters[0].dtype)
+        there = parameters[0].new_tensor([float(grad is not None) for grad in grads])
         parts = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, grads, strict=True)]
-        flat = torch.cat([*(part.reshape(-1).cpu() for part in parts), there])
+        flat = torch.cat([*(part.reshape(-1) for part in parts), there]).cpu()  # one wait for a device, not many
         self._add(flat, "adding up gradients")
         *sums, found = flat.split([*(part.numel() for part in parts), len(parts)])
         for parameter, total, count in zip(parameters, sums, found.tolist(), strict=True):

@@ -10,7 +10,7 @@ not asked for yet in a mailbox, the one that also serves the readers on its own 
 
 Why frames fit. gloo delivers a message only into a buffer that has been posted, and one that is too small for its
 message ends the process; so buffers are posted before their messages are known, as large as the largest message so far.
-Both sides count alike: the buffer of message n was posted when message n - window had been taken. What does not fit
+Both sides count alike: the buffer of message n was posted just before message n - window was taken. What does not fit
 goes in two parts, of which the second is posted when the header has come.
 
 Why every handle is waited for. gloo drops a message whose handle is dropped before it has gone, and says of none that
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,11 +33,13 @@ from torch import Tensor
 from synthgrad.core.actions import Action
 from synthgrad.core.errors import TransportError
 from synthgrad.core.plan import Line
+from synthgrad.engines.frames import Frames
 from synthgrad.engines.local import Mailbox
 from synthgrad.engines.message import HEADER_BYTES, TEXT_BYTES, Header, News, farewell, pack, product, read_header
 
 __all__ = ["Edge", "ProcessTransport", "edges_of"]
 
+Doing = Callable[[], str]  # what is being done, in words, which are made only where something goes wrong
 WHOLE, REST = 0, 1  # tags: of a frame or its header, and of the rest of a frame that did not fit
 
 
@@ -94,10 +97,10 @@ class _Outgoing:
 
     def post(self, frame: Tensor) -> None:
         """Without looking at how many are on their way."""
-        if len(self._sizes) == self.edge.window:
+        if len(self._sizes) > self.edge.window:
             self._capacity = max(self._capacity, self._sizes.popleft())
-        self._sizes.append(len(frame))
-        parts = [frame] if len(frame) <= self._capacity else [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
+        self._sizes.append(frame.numel())
+        parts = [frame] if frame.numel() <= self._capacity else [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
         works = [self.edge.send(part, tag) for tag, part in enumerate(parts)]
         self.unfinished.append((works, frame))
 
@@ -127,29 +130,30 @@ class _Incoming:
         self.last: Header | None = None
         self.hold: Callable[[Header, float, bool], None] | None = None  # see `slow_links`
         self._capacity = HEADER_BYTES + TEXT_BYTES
+        self._frames = Frames(2 * edge.window + 2)  # those posted, and as many that are being learned from
         for _ in range(edge.window):
             self._post()
 
     def take(self) -> tuple[Header, Any]:
         """The next message's header, and what it brings."""
+        self._post()  # before the wait, and not behind it, where others wait for what comes
         work, frame, posted = self.posted.popleft()
         if isinstance(work, RuntimeError):
             raise work
         self.edge.wait(work)
         header = self.last = read_header(frame)
         size = HEADER_BYTES + header.content
-        whole = size <= len(frame)
+        whole = size <= frame.numel()
         if not whole:
             frame = torch.empty(header.content, dtype=torch.uint8)
             self.edge.wait(self.edge.receive(frame, REST))
         if self.hold is not None:
             self.hold(header, posted, not whole)
         self._capacity = max(self._capacity, size)
-        self._post()
         return header, product(header, frame, HEADER_BYTES if whole else 0)
 
     def _post(self) -> None:
-        frame = torch.empty(self._capacity, dtype=torch.uint8)
+        frame = self._frames.take(self._capacity)
         try:
             work = self.edge.receive(frame, WHOLE)
         except RuntimeError as error:  # a peer that has ended: no fault until something is asked of it
@@ -181,6 +185,7 @@ class ProcessTransport:
         self.mailbox = Mailbox()
         self.outgoing = {edge.target: _Outgoing(edge) for edge in edges if edge.source == rank}
         self.incoming = {edge.source: _Incoming(edge) for edge in edges if edge.target == rank}
+        self._frames = Frames(1 + sum(end.edge.window for end in self.outgoing.values()))
         self.step = _Step()
 
     @property
@@ -212,12 +217,13 @@ class ProcessTransport:
         targets = sorted({self.ranks[reader.stage] for reader in to})
         if self.rank in targets:
             self.mailbox.send(action, product, tuple(reader for reader in to if self.ranks[reader.stage] == self.rank))
-        away = [target for target in targets if target != self.rank]
-        if away:
-            frame = pack(action, product, step=self.step.number, digest=self.step.digest, news=self.step.news)
-            for target in away:
+            targets.remove(self.rank)
+        if targets:
+            step = self.step
+            frame = pack(action, product, step=step.number, digest=step.digest, news=step.news, make=self._frames.take)
+            for target in targets:
                 end = self.outgoing[target]
-                self._watched(end.edge, lambda end=end: end.put(frame), f"sending {action}")
+                self._watched(end.edge, partial(end.put, frame), partial("sending {}".format, action))
 
     def settle(self) -> None:
         """Wait until all that was sent has gone. Raises `TransportError` as `send`.
@@ -227,10 +233,10 @@ class ProcessTransport:
         """
         for end in self.incoming.values():
             while end.expected:
-                self._fetch(end, "settling, taking all that was sent here")
+                self._fetch(end, lambda: "settling, taking all that was sent here")
         for end in self.outgoing.values():
             while end.unfinished:
-                self._watched(end.edge, end.finish_one, "waiting until all that was sent has been taken")
+                self._watched(end.edge, end.finish_one, lambda: "waiting until all that was sent has been taken")
 
     def say_farewell(self, reason: str) -> None:
         """Tell all who wait for this rank that it has given up; nobody is waited for."""
@@ -248,10 +254,11 @@ class ProcessTransport:
         """
         source = self.ranks[action.stage]
         while source != self.rank and action not in self.mailbox.products:
-            self._fetch(self.incoming[source], f"waiting for {action}, which {by} needs")
+            doing = partial("waiting for {}, which {} needs".format, action, by)
+            self._fetch(self.incoming[source], doing)
         return self.mailbox.receive(action, by=by)
 
-    def _fetch(self, end: _Incoming, doing: str) -> None:
+    def _fetch(self, end: _Incoming, doing: Doing) -> None:
         """Take the next message off the edge, put it into the mailbox."""
         if not end.expected:
             raise self._error(end.edge, doing, "the plan has no more messages there", "run `begin` with all its lines")
@@ -268,7 +275,7 @@ class ProcessTransport:
         self.tell(header.news)
         self.mailbox.send(expected.action, brought, expected.readers)
 
-    def _expect(self, edge: Edge, header: Header, expected: _Expected, doing: str) -> None:
+    def _expect(self, edge: Edge, header: Header, expected: _Expected, doing: Doing) -> None:
         got, planned = (header.action, header.step), (expected.action, expected.step)
         if got != planned:
             raise self._error(
@@ -288,7 +295,7 @@ class ProcessTransport:
 
     # ---- faults ------------------------------------------------------------------------------------------------------
 
-    def _watched(self, edge: Edge, act: Callable[[], Any], doing: str) -> Any:
+    def _watched(self, edge: Edge, act: Callable[[], Any], doing: Doing) -> Any:
         """Do it; whatever goes wrong on the edge is told with its name and what was being done."""
         begun = time.monotonic()
         try:
@@ -308,10 +315,10 @@ class ProcessTransport:
                 )
             raise self._error(edge, doing, fault, remedy) from error
 
-    def _error(self, edge: Edge, doing: str, fault: str, remedy: str) -> TransportError:
+    def _error(self, edge: Edge, doing: Doing, fault: str, remedy: str) -> TransportError:
         last = self.incoming[edge.source].last if edge.source in self.incoming and edge.target == self.rank else None
         return TransportError(
-            f"{edge}, step {self.step.number}, {doing}: {fault}; the last header there: {last or 'none'}; "
+            f"{edge}, step {self.step.number}, {doing()}: {fault}; the last header there: {last or 'none'}; "
             f"{self.depths(edge)}; {remedy}",
             edge=(edge.source, edge.target),
         )

@@ -4,6 +4,7 @@ runs/digits/run.toml        what was run, on what, and whether it came to its en
 runs/digits/events.jsonl    all that happened, see `synthgrad.core.events`
 runs/digits/metrics.csv     losses and errors, a row for each evaluation
 runs/digits/results.jsonl   a line for each cell, see `synthgrad.experiments.results`
+runs/digits/trace/cdni-0/   where asked for, the trace of a cell, see `synthgrad.engines.trace`
 """
 
 import csv
@@ -66,6 +67,11 @@ class RunFolder:
             ) from None
         self._train_losses: dict[tuple[Any, Any], list[float]] = {}  # by method and seed, since the last evaluation
         self._write("metrics.csv", _row(COLUMNS))
+
+    @property
+    def working(self) -> Path:
+        """Where the folder is until the run is over."""
+        return self._partial
 
     def tell(self, event: Event, labels: Mapping[str, Any]) -> None:
         """Keep an event; `labels` hold the method and the seed."""

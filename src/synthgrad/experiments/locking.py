@@ -5,12 +5,13 @@ synthesizer. Times are in forward passes of one microbatch on one rank; its back
 microbatches take each of these as a batch.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import ScheduleError
-from synthgrad.core.jitter import jittered
+from synthgrad.core.jitter import distribution_named, jittered
 from synthgrad.core.pipelines import gpipe, interleaved, one_f_one_b, pipedream_2bw, zero_bubble
 from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
 from synthgrad.core.simulate import UNIT_COSTS, asked_of, simulate
@@ -30,7 +31,8 @@ class Conditions:
         ranks: how many.
         microbatches: of a step, where the schedule has any.
         latency: of a message, in forward passes.
-        jitter: standard deviation of the logarithm of each action's time.
+        jitter: how much each action's time varies; of a lognormal one the standard deviation of its logarithm.
+        distribution: of the jitter, out of `jitter.DISTRIBUTIONS`.
         synthesizer: what one costs, as a share of a stage's forward and backward pass.
     """
 
@@ -38,6 +40,7 @@ class Conditions:
     microbatches: int = 32
     latency: float = 0.0
     jitter: float = 0.0
+    distribution: str = "lognormal"
     synthesizer: float = 0.1
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ class Conditions:
         for name in ("latency", "jitter", "synthesizer"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ScheduleError(f"{name} is {getattr(self, name)}: expected 0 or more, and finite")
+        distribution_named(self.distribution)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def lost(contender: Contender, conditions: Conditions, *, seeds: int = 1) -> flo
     steps *= 4 if conditions.jitter else 1
     shares = []
     for seed in range(seeds if conditions.jitter else 1):
-        cost = jittered(costs, conditions.jitter, seed)
+        cost = jittered(costs, conditions.jitter, seed, distribution=conditions.distribution)
         end = simulate(plan, steps=2 * steps, costs=cost, links=conditions.latency).end
         until = [0.0] * (2 * steps)
         for action, time in end.items():
@@ -148,11 +152,14 @@ def panels(conditions: Conditions) -> tuple[Panel, Panel, Panel]:
     """Against depth, latency and jitter, each from the same conditions."""
     depths = [ranks for ranks in (2, 4, 8, 16, 32, 64) if conditions.microbatches % ranks == 0]
     latencies = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    deviations = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8)
+    distribution = distribution_named(conditions.distribution)
+    most = math.floor(20 * min(0.8, distribution.largest)) / 20
+    deviations = tuple(round(most * part / 16, 4) for part in (0, 3, 6, 9, 12, 16))
+    jitter = f"{conditions.distribution} jitter (s. d. of {distribution.deviation})"
     return (
         _panel("number of stages", {ranks: replace(conditions, ranks=ranks) for ranks in depths}, log=True),
         _panel("one-way latency (forward passes)", {one: replace(conditions, latency=one) for one in latencies}),
-        _panel("jitter (std. dev. of log time)", {one: replace(conditions, jitter=one) for one in deviations}),
+        _panel(jitter, {one: replace(conditions, jitter=one) for one in deviations}),
     )
 
 

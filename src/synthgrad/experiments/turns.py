@@ -6,7 +6,7 @@
 A cell is one method with one seed, of whatever kind.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -69,8 +69,13 @@ def run_seeds(
 def take_turns(runs: Sequence[Iterator[None]]) -> None:
     """Advance each by a turn, again and again, until all have ended."""
     waiting = list(runs)
-    while waiting:
-        waiting = [run for run in waiting if next(run, _ENDED) is not _ENDED]
+    try:
+        while waiting:
+            waiting = [run for run in waiting if next(run, _ENDED) is not _ENDED]
+    finally:
+        for run in waiting:  # one was stopped, and so are all: what they write is closed now
+            if isinstance(run, Generator):
+                run.close()
 
 
 _ENDED = object()

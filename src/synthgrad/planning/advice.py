@@ -57,10 +57,11 @@ class Advice:
 
     @property
     def cost(self) -> float:
-        """What the synthesizer adds to the slowest stage, as a share of its work, at the decoupled option's cuts."""
-        if self.decoupled is None:
+        """What the synthesizer adds to the slowest stage, as a share of its work, with a stage for each device."""
+        deep = [option for option in self.of(Family.UNLOCKED) if option.replicas == 1]
+        if not deep:
             return 0.0
-        stages = self.stages(self.decoupled)
+        stages = self.stages(_plainest(deep))
         slowest = max(stages[:-1], key=lambda one: one.work + one.extra)
         return slowest.extra / slowest.work
 
@@ -93,11 +94,11 @@ class Advice:
         locked = min(self.of(Family.LOCKED), key=lambda option: option.seconds)
         ratio = locked.seconds / decoupled.seconds
         against = (
-            f"{decoupled.name} takes {time_text(decoupled.seconds)} a step, {ratio:.2f} times as fast as the fastest "
-            f"locked pipeline, {locked.name}, and holds {size_text(decoupled.memory)} on the fullest device instead of "
-            f"{size_text(locked.memory)}."
+            f"{decoupled.title} takes {time_text(decoupled.seconds)} a step, {ratio:.2f} times as fast as the "
+            f"fastest locked pipeline, {locked.title}, and holds {size_text(decoupled.memory)} on the fullest device "
+            f"instead of {size_text(locked.memory)}."
         )
-        return f"Fastest here: {best.name} ({best.family.value}), {time_text(best.seconds)} a step. {against}"
+        return f"Fastest here: {best.title} ({best.family.value}), {time_text(best.seconds)} a step. {against}"
 
     def _instead(self, decoupled: Option) -> list[str]:
         """Where another way is as good or better."""
@@ -116,15 +117,31 @@ class Advice:
             )
         locked = min(self.of(Family.LOCKED), key=lambda option: option.seconds)
         if locked.seconds <= reach and alone.seconds > reach:
-            said.append(f"A locked pipeline is the better choice: {locked.name} has the exact gradient and is as fast.")
-        for option in self.of(Family.STALE):
-            if option.seconds <= reach:
+            said.append(
+                f"A locked pipeline is the better choice: {locked.title} has the exact gradient and is as fast."
+            )
+        stale = min(self.of(Family.STALE), key=lambda option: option.seconds, default=None)
+        if stale is not None and stale.seconds <= reach:
+            said.append(
+                f"An asynchronous pipeline is the better choice if you can bear gradients one update old and two "
+                f"versions of the weights: {stale.title} takes {time_text(stale.seconds)} a step, and pays "
+                f"no synthesizer. synthgrad simulates it only."
+            )
+        return [*(said or ["Nothing above is as fast as decoupling here."]), *self._fewer_stages()]
+
+    def _fewer_stages(self) -> list[str]:
+        """Where data parallelism inside the stages of a shorter pipeline is faster than a stage for each device."""
+        said = []
+        for family, what in ((Family.LOCKED, "locked"), (Family.UNLOCKED, "decoupled")):
+            best = _plainest(self.of(family))
+            if best.replicas > 1:
+                deep = min(option.seconds for option in self.of(family) if option.replicas == 1)
                 said.append(
-                    f"An asynchronous pipeline is the better choice if you can bear gradients one update old and two "
-                    f"versions of the weights: {option.name} takes {time_text(option.seconds)} a step, and pays "
-                    f"no synthesizer. synthgrad simulates it only."
+                    f"{what.capitalize()}, fewer stages are the better choice, each data parallel on {best.replicas} "
+                    f"devices: {len(best.cuts) + 1} of them take {time_text(best.seconds)} a step, {self.devices} of "
+                    f"one device each {time_text(deep)}."
                 )
-        return said or ["Nothing above is as fast as decoupling here."]
+        return said
 
     @property
     def command(self) -> str:

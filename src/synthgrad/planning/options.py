@@ -1,9 +1,10 @@
 """The ways to train a measured model on some devices, each played on a clock. No torch."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from synthgrad.core.actions import Action, Kind
 from synthgrad.core.errors import PlanningError
@@ -11,7 +12,7 @@ from synthgrad.core.links import Link
 from synthgrad.core.pipelines import eager_one_f_one_b, gpipe, interleaved, one_f_one_b, pipedream_2bw, zero_bubble
 from synthgrad.core.plan import Declaration, Plan, dependencies
 from synthgrad.core.schedules import Schedule, backprop, forward_unlocked, update_unlocked
-from synthgrad.core.simulate import Timeline, asked_of, simulate, simulate_replicas
+from synthgrad.core.simulate import Timeline, asked_of, simulate_replicas
 from synthgrad.planning.balance import Segment, balance, bottleneck, merged, prediction
 
 __all__ = ["Family", "Option", "break_even", "options"]
@@ -44,6 +45,7 @@ class Option:
         traffic: bytes per step on the busiest link, one direction.
         extra: work beside the model's own passes, as a share of that.
         cuts: names of the submodules to cut at.
+        replicas: devices that hold the same stage, and share each batch; 1 where one holds all of the model.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Option:
     traffic: float
     extra: float
     cuts: tuple[str, ...] = ()
+    replicas: int = 1
+
+    @property
+    def title(self) -> str:
+        """For people: the name, and with replicas how many stages of how many devices there are."""
+        return f"{self.name}, {len(self.cuts) + 1} stages × {self.replicas}" if self.replicas > 1 else self.name
 
     @property
     def predicts_inputs(self) -> bool:
@@ -89,12 +97,13 @@ def options(
 ) -> list[Option]:
     """Every way to train on these devices, locked and unlocked, each with the cuts that suit it best.
 
-    A microbatch is taken to cost its share of the batch; small ones cost more, so locked pipelines may be slower.
+    A microbatch is taken to cost its share of the batch; small ones cost more, so locked pipelines may be slower. Of
+    pipelines with fewer stages than devices, whose stages are data parallel, the fastest of each family is listed.
 
     Args:
         segments: measured, in seconds and bytes of a whole batch.
-        devices: how many there are; a stage each.
-        microbatches: into how many parts the locked pipelines split a batch.
+        devices: how many there are.
+        microbatches: into how many parts the locked pipelines split a batch; replicas share them.
         links: between two devices.
 
     Raises:
@@ -106,69 +115,106 @@ def options(
     if devices == 1:
         return found
     found.append(_replicas(segments, devices, links))
-    return [
-        *found,
-        *_locked(segments, devices, microbatches, links),
-        *_unlocked(segments, devices, microbatches, links),
-    ]
+    row = _Row(links, devices)
+    found += [*_locked(segments, row, microbatches), *_unlocked(segments, row, microbatches)]
+    shared: list[Option] = []
+    for places in (places for places in range(2, devices) if devices % places == 0):
+        row = _Row(links, places, devices // places)
+        own, parts = _share(segments, row.replicas), max(1, microbatches // row.replicas)
+        shared += [*_locked(own, row, parts), *_unlocked(own, row, parts)]
+    for family in Family:
+        runnable = [one for one in shared if one.family is family and not one.name.startswith(interleaved.__name__)]
+        found += sorted(runnable, key=lambda one: one.seconds)[:1]
+    return found
 
 
-def _locked(
-    segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
-) -> list[Option]:
-    stages = _cut(segments, devices, links)
+@dataclass(frozen=True)
+class _Row:
+    """Devices in a row of places, each of so many neighbors that hold the same stage; the engine fills them so."""
+
+    links: Callable[[int, int], Link]
+    places: int
+    replicas: int = 1
+
+    def link(self, source: int, target: int) -> Link:
+        """Between two places: that of the replica that has the slowest one."""
+        ends = ((source * self.replicas + one, target * self.replicas + one) for one in range(self.replicas))
+        return _slowest(self.links(*pair) for pair in ends)
+
+    def exchange(self, place: int, size: float) -> float:
+        """Seconds in which a place's replicas add up gradients of so many bytes, round a ring, and wait for it."""
+        if self.replicas == 1:
+            return 0.0
+        first, count = place * self.replicas, self.replicas
+        ring = _slowest(self.links(first + one, first + (one + 1) % count) for one in range(count))
+        return 2 * (count - 1) * ring.time(size / count)
+
+
+def _slowest(links: Iterable[Link]) -> Link:
+    found = list(links)
+    return Link(max(link.latency for link in found), min(link.bandwidth for link in found))
+
+
+_SHARED = ("forward", "backward", "input_half", "weight_half", "synthesis", "lesson", "input_lesson", "activation")
+
+
+def _share(segments: Sequence[Segment], replicas: int) -> list[Segment]:
+    """What one of so many replicas has of the segments: its rows of each batch, all weights, and whole updates."""
+    found = []
+    for one in segments:
+        parts: dict[str, Any] = {name: getattr(one, name) / replicas for name in (*_SHARED, "boundary")}
+        parts["prediction"] = None if one.prediction is None else one.prediction / replicas
+        found.append(replace(one, **parts))
+    return found
+
+
+def _locked(segments: Sequence[Segment], row: _Row, microbatches: int) -> list[Option]:
+    devices = row.places
+    stages = _cut(segments, row)
     schedules = [gpipe(microbatches), one_f_one_b(microbatches), zero_bubble(microbatches)]
     # More forwards under way pay for slow links, up to where all of a step's microbatches are.
     most = (microbatches - 1) // (devices - 1) - 1
     pace = bottleneck(stages, unlocked=False) / microbatches
-    ahead = min(_late(stages, links, microbatches, pace), most)
+    ahead = min(_late(stages, row, microbatches, pace), most)
     if ahead > 0:
         schedules.append(eager_one_f_one_b(microbatches, ahead=ahead))
-    found = [_piped(schedule, Family.LOCKED, stages, links) for schedule in schedules]
+    found = [_piped(schedule, Family.LOCKED, stages, row) for schedule in schedules]
     if len(segments) >= 2 * devices and microbatches % devices == 0:
-        finer = _cut(segments, devices, links, stages=2 * devices)
-        found.append(_piped(interleaved(microbatches, ranks=devices), Family.LOCKED, finer, links))
+        finer = _cut(segments, row, stages=2 * devices)
+        found.append(_piped(interleaved(microbatches, ranks=devices), Family.LOCKED, finer, row))
     if most >= 0:
-        found.append(_piped(pipedream_2bw(microbatches, ahead=max(0, ahead)), Family.STALE, stages, links))
+        found.append(_piped(pipedream_2bw(microbatches, ahead=max(0, ahead)), Family.STALE, stages, row))
     return found
 
 
-def _unlocked(
-    segments: Sequence[Segment], devices: int, microbatches: int, links: Callable[[int, int], Link]
-) -> list[Option]:
-    stages = _cut(segments, devices, links, unlocked=True)
-    enough = min(_late(stages, links, 1, bottleneck(stages, unlocked=True)), MOST_DELAY)
+def _unlocked(segments: Sequence[Segment], row: _Row, microbatches: int) -> list[Option]:
+    stages = _cut(segments, row, unlocked=True)
+    enough = min(_late(stages, row, 1, bottleneck(stages, unlocked=True)), MOST_DELAY)
     schedules = [update_unlocked(delay) for delay in sorted({0, enough})]
     if microbatches > 1:
         schedules.append(update_unlocked(enough, microbatches=microbatches))
-    found = [_piped(schedule, Family.UNLOCKED, stages, links) for schedule in schedules]
-    stages = _cut(segments, devices, links, unlocked=True, predicted=True)
+    found = [_piped(schedule, Family.UNLOCKED, stages, row) for schedule in schedules]
+    stages = _cut(segments, row, unlocked=True, predicted=True)
     pace = bottleneck(stages, unlocked=True, predicted=True)
     if pace < math.inf:  # else there is no input synthesizer
-        schedule = forward_unlocked(min(_late(stages, links, 1, pace), MOST_DELAY))
-        found.append(_piped(schedule, Family.UNLOCKED, stages, links))
+        schedule = forward_unlocked(min(_late(stages, row, 1, pace), MOST_DELAY))
+        found.append(_piped(schedule, Family.UNLOCKED, stages, row))
     return found
 
 
 def _cut(
-    segments: Sequence[Segment],
-    devices: int,
-    links: Callable[[int, int], Link],
-    *,
-    stages: int = 0,
-    unlocked: bool = False,
-    predicted: bool = False,
+    segments: Sequence[Segment], row: _Row, *, stages: int = 0, unlocked: bool = False, predicted: bool = False
 ) -> list[Segment]:
-    narrowest = min((links(one, one + 1) for one in range(devices - 1)), key=lambda link: link.bandwidth)
-    ends = balance(segments, stages or devices, unlocked=unlocked, predicted=predicted, link=narrowest)
+    narrowest = min((row.link(one, one + 1) for one in range(row.places - 1)), key=lambda link: link.bandwidth)
+    ends = balance(segments, stages or row.places, unlocked=unlocked, predicted=predicted, link=narrowest)
     return merged(segments, ends)
 
 
-def _late(stages: Sequence[Segment], links: Callable[[int, int], Link], parts: int, pace: float) -> int:
+def _late(stages: Sequence[Segment], row: _Row, parts: int, pace: float) -> int:
     """How many (micro)batches pass while a message goes to the next device and another comes back."""
     devices = range(len(stages) - 1)
     longest = max(
-        max(links(k, k + 1).time(one), links(k + 1, k).time(one))
+        max(row.link(k, k + 1).time(one), row.link(k + 1, k).time(one))
         for k, one in zip(devices, (stage.boundary / parts for stage in stages), strict=False)
     )
     return math.ceil(2 * longest / pace)
@@ -211,7 +257,7 @@ def _replicas(segments: Sequence[Segment], devices: int, links: Callable[[int, i
 # ---- pipelines -------------------------------------------------------------------------------------------------------
 
 
-def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links: Callable[[int, int], Link]) -> Option:
+def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], row: _Row) -> Option:
     plan = asked_of(schedule, len(stages))
     parts = schedule.microbatches
 
@@ -224,7 +270,15 @@ def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links:
 
     # Once it is full, a pipeline's steps are all alike, or take turns in patterns no longer than it is.
     steps = 4 if parts > 1 else 2 * len(stages) + 8
-    first, both = (simulate(plan, steps=count, costs=cost, links=links, sizes=size) for count in (steps, 2 * steps))
+    added = [_learned(plan, stage, stages) for stage in range(len(stages))]  # bytes of gradients
+    exchange = [row.exchange(plan.ranks[stage], size) for stage, size in enumerate(added)]
+    copies = [cost] * min(row.replicas, 2)  # more of them are no slower: all are alike
+    first, both = (
+        simulate_replicas(
+            plan, copies, steps=count, links=row.link, sizes=size, exchange=lambda stage: exchange[stage]
+        )[0]
+        for count in (steps, 2 * steps)
+    )
     seconds = (_updated(both) - _updated(first)) / steps
     devices = len(set(plan.ranks))
     work = sum(one.work for one in stages)
@@ -239,9 +293,10 @@ def _piped(schedule: Schedule, family: Family, stages: Sequence[Segment], links:
         seconds,
         max(0.0, 1.0 - (work + extra) / (devices * seconds)),
         tuple(_memory(both, rank, stages) for rank in sorted(set(plan.ranks))),
-        _traffic(plan, size),
+        max(_traffic(plan, size), 2 * (1 - 1 / row.replicas) * max(added)),
         extra / work,
         tuple(one.name for one in stages[:-1]),
+        row.replicas,
     )
 
 
@@ -266,6 +321,13 @@ def _seconds(stages: Sequence[Segment], index: int, kind: Kind) -> float:
             return stage.lesson
         case _:
             return stage.update
+
+
+def _learned(plan: Plan, index: int, stages: Sequence[Segment]) -> float:
+    """Bytes of the gradients of a stage, and of what predicts for it."""
+    declared = plan.stages[index]
+    found = stages[index].parameters + (stages[index].synthesizer if declared.synthesizer else 0.0)
+    return found + (stages[index - 1].predictor if declared.input_synthesizer else 0.0)
 
 
 def _updated(timeline: Timeline) -> float:

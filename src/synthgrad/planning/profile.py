@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from synthgrad.core.actions import Action, Kind
+from synthgrad.core.actions import Kind
 from synthgrad.core.batch import Batch, Context, Loss
 from synthgrad.core.boundary import back_propagate, cut
 from synthgrad.core.combined import eager
@@ -188,7 +188,7 @@ def _measured(stages: list[Stage], batch: Batch, seconds: float) -> dict[tuple[s
 
             def note(done: ActionDone, way: str = way) -> None:
                 nonlocal turned
-                stage, kind, _ = Action.parse(done.action)
+                stage, kind, _ = done.action
                 # On a GPU an action ends with its work, and not when that has been handed over.
                 seconds = done.end - done.start if device.type == "cpu" else _now(device) - turned
                 taken.setdefault((way, stage, kind), []).append(seconds)

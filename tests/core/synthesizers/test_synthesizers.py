@@ -18,6 +18,7 @@ from synthgrad import (
     Feedback,
     FeedbackAlignmentSynthesizer,
     KickbackSynthesizer,
+    LeastSquaresSynthesizer,
     LinearSynthesizer,
     MLPInputSynthesizer,
     MLPSynthesizer,
@@ -111,6 +112,16 @@ KINDS = {
     "conv": Kind(ConvSynthesizer, (MAP,)),
     "conv, labels": Kind(partial(ConvSynthesizer, channels=7, layers=2, kernel=3, classes=CLASSES), (MAP,), LABELS),
     "conv, batch norm": Kind(partial(ConvSynthesizer, layers=2, batch_norm=True), (MAP,)),
+    "least squares": Kind(partial(LeastSquaresSynthesizer), (FLAT, TIME), **(FIXED | {"feedback": GRADIENT})),
+    "least squares, labels": Kind(
+        partial(LeastSquaresSynthesizer, classes=CLASSES, belief=False),
+        (FLAT, TIME),
+        LABELS,
+        **(FIXED | {"feedback": GRADIENT}),
+    ),
+    "least squares, belief": Kind(
+        partial(LeastSquaresSynthesizer, classes=CLASSES), (FLAT, TIME), LABELS, regresses=False, leaves_graph=True
+    ),
     **CRITICS,
     "critic, pooling head": critic(("labels", "gradient"), GRADIENT, pooling_head, shapes=(TIME,), for_tokens=False),
     "critic, block head": critic(("labels", "gradient"), GRADIENT, block_head),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from synthgrad.core.actions import Action, parse_actions
 from synthgrad.core.errors import SynthgradError
-from synthgrad.core.events import ActionDone
+from synthgrad.core.events import ActionDone, encode
 from synthgrad.core.pipelines import gpipe
 from synthgrad.core.schedules import backprop, update_unlocked
 from synthgrad.experiments.bench import latency, pipeline, transport
@@ -89,16 +90,20 @@ def test_messages_and_activations_are_counted(played: Ranks) -> None:
     assert first["peak"]["one_process"] > first["peak"]["backprop"] > 0 == last["peak"]["one_process"]
 
 
-def trace(stage: int, seconds: float) -> list[tuple[Any, ...]]:
+def trace(stage: int, seconds: float) -> list[str]:
     """Each kind of action, one after the other, none of which has waited."""
     names = [f"{stage}{kind}{number}" for number in range(2) for kind in "FSBTU"]
-    return [(name, place * seconds, (place + 1) * seconds, "", 0.0, 0) for place, name in enumerate(names)]
+    return [encode(done(name, place * seconds, (place + 1) * seconds)) for place, name in enumerate(names)]
+
+
+def done(action: str, start: float, end: float, sources: str = "", waited: float = 0.0) -> ActionDone:
+    return ActionDone(Action.parse(action), start, end, parse_actions(sources), waited)
 
 
 def test_costs_are_all_but_waiting_and_the_link_what_is_waited_for_besides() -> None:
     rows = [("0F0", 0.0, 1.0, "", 0.0), ("0B0", 5.0, 7.0, "1B0", 3.5), ("0U0", 7.5, 8.0, "", 0.0)]
-    first = [ActionDone(*row) for row in rows]
-    last = [ActionDone("1F0", 1.25, 2.0, "0F0", 1.25), ActionDone("1B0", 2.0, 4.75, "", 0.0)]
+    first = [done(*row) for row in rows]
+    last = [done("1F0", 1.25, 2.0, "0F0", 1.25), done("1B0", 2.0, 4.75)]
     assert costs_of(first) == {"0B": 7.0 - 1.0 - 3.5, "0U": 1.0}
     assert link_of([first, last]) == 0.25
     assert link_of([first, []]) == 0.0  # nobody knows when the source ended

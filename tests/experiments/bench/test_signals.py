@@ -13,6 +13,12 @@ PLAIN = 2 * FORWARD + INPUT_GRADS
 HEAD = 2 * ROWS * HIDDEN * CLASSES  # of one product with a linear head's matrix
 
 
+def solving(features: int) -> float:
+    """The answer, the sums, the factor, and the solution for each output."""
+    answer, sums = 2 * ROWS * features * HIDDEN, 2 * ROWS * features * (features + HIDDEN)
+    return answer + sums + round(features**3 / 3) + 2 * features**2 * HIDDEN
+
+
 @pytest.fixture(scope="module")
 def counted() -> tuple[dict[str, float], dict[str, float]]:
     return run(1)
@@ -32,6 +38,9 @@ def test_arithmetic_is_that_worked_out_by_hand(counted: tuple[dict[str, float], 
         # A linear head: output and gradient when asked; the gradient of its weight when taught.
         "local": PLAIN - INPUT_GRADS + 3 * CUTS * HEAD,
         "critic": PLAIN + 3 * CUTS * HEAD,
+        "cdni-exact": PLAIN + CUTS * solving(HIDDEN + CLASSES + 1),
+        # Its head's output when asked, and the gradient of the head's weight when taught.
+        "cdni-belief": PLAIN + CUTS * (solving(HIDDEN + 2 * CLASSES + 1) + 2 * HEAD),
         # To match gradients takes two products more.
         "sobolev": PLAIN + 5 * CUTS * HEAD,
     }
@@ -47,6 +56,8 @@ def test_parameters_and_bytes_are_those_worked_out_by_hand(
     assert figures["sobolev_extra_parameters"] == figures["local_extra_parameters"] == CUTS * head
     assert figures["cdni_extra_parameters"] == CUTS * (square + CLASSES * HIDDEN)
     assert figures["bp_extra_parameters"] == figures["zero_extra_parameters"] == figures["stale_extra_parameters"] == 0
+    assert figures["cdni-exact_extra_parameters"] == 0 and figures["cdni-belief_extra_parameters"] == CUTS * head
+    assert figures["cdni-belief_kib_back"] == figures["cdni_kib_back"]
     gradients, output = CUTS * ROWS * HIDDEN * 4 / 1024, ROWS * CLASSES * 4 / 1024
     assert figures["bp_kib_back"] == figures["cdni_kib_back"] == figures["sobolev_kib_back"] == gradients
     assert figures["zero_kib_back"] == figures["local_kib_back"] == figures["predsim_kib_back"] == 0

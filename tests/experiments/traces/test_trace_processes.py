@@ -133,7 +133,7 @@ def test_every_step_is_there_and_starts_only_when_what_it_waits_for_is_done(
         asked = {action for action in schedule.actions(2, step) if schedule.step_of(action) >= trace.steps.start}
         assert asked <= {action for action, number in trace.step.items() if number == step}
     for action, one in trace.done.items():
-        for source in sg.parse_actions(one.sources):
+        for source in one.sources:
             assert source in sg.dependencies(action, trace.plan)
             if source in trace.done:
                 assert trace.done[source].end <= one.start and one.bytes == 8 * 6 * 4 // schedule.microbatches

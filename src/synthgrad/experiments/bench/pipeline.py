@@ -11,7 +11,6 @@ How long it takes to an accuracy is another run, of MNIST: see `race`.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 from functools import partial
 from statistics import mean, median
 from typing import Any
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from synthgrad.core.actions import Action
-from synthgrad.core.events import ActionDone
+from synthgrad.core.events import ActionDone, decode, encode
 from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
 from synthgrad.core.schedules import Schedule, backprop, update_unlocked
@@ -90,7 +89,7 @@ def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | Non
         "unlocked_over_own_locked": min(step[name] for name in SCHEDULES if name != "unlocked") / step["unlocked"],
     }
     for name in SCHEDULES:
-        traces = [[ActionDone(*one) for one in rank["traces"][name]] for rank in (first, last)]
+        traces = [[_done(line) for line in rank["traces"][name]] for rank in (first, last)]
         costs = {key: cost for trace in traces for key, cost in costs_of(trace).items()}
         predicted = predicted_step(SCHEDULES[name](), costs, link_of(traces))
         ratios[f"predicted_over_measured_{name}"] = predicted / step[name]
@@ -139,13 +138,19 @@ def intervals(ended: list[float]) -> list[float]:
     return [after - before for before, after in zip(ended, ended[1:], strict=False)][SKIP - 1 : SKIP - 1 + TIMED]
 
 
-def _trace(side: Side) -> list[tuple[Any, ...]]:
-    """What this rank did in a turn: the fields of each `ActionDone`."""
+def _trace(side: Side) -> list[str]:
+    """What this rank did in a turn: a line for each `ActionDone`."""
     done: list[ActionDone] = []
     side.engine.observe = done.append
     turn(side)
     side.engine.observe = None
-    return [astuple(one) for one in done]
+    return [encode(one) for one in done]
+
+
+def _done(line: str) -> ActionDone:
+    done, _ = decode(line)
+    assert isinstance(done, ActionDone)
+    return done
 
 
 def costs_of(trace: Sequence[ActionDone]) -> dict[str, float]:
@@ -156,15 +161,15 @@ def costs_of(trace: Sequence[ActionDone]) -> dict[str, float]:
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     for before, after in zip(trace, trace[1:], strict=False):
-        seconds[_key(Action.parse(after.action))].append(after.end - before.end - after.waited)
+        seconds[_key(after.action)].append(after.end - before.end - after.waited)
     return {key: mean(sorted(values)[: -(-len(values) * 9 // 10)]) for key, values in seconds.items()}
 
 
 def link_of(traces: Sequence[Sequence[ActionDone]]) -> float:
     """Median seconds from the end of an action to the start of one that has waited for nothing else."""
     ended = {one.action: one.end for trace in traces for one in trace}
-    waits = [one for trace in traces for one in trace if one.waited > 0 and " " not in one.sources]
-    return median([max(0.0, one.start - ended[one.sources]) for one in waits if one.sources in ended] or [0.0])
+    waits = [(one, *one.sources) for trace in traces for one in trace if one.waited > 0 and len(one.sources) == 1]
+    return median([max(0.0, one.start - ended[source]) for one, source in waits if source in ended] or [0.0])
 
 
 def _key(action: Action) -> str:

@@ -62,7 +62,7 @@ def as_png(picture: Markup, width: int = 1920) -> bytes:
 def _subtitle(conditions: Conditions) -> str:
     changed = [f"{conditions.ranks} stages", f"{conditions.microbatches} microbatches"]
     changed.append("no latency" if conditions.latency == 0 else f"latency {conditions.latency:g}")
-    changed.append("no jitter" if conditions.jitter == 0 else f"jitter {conditions.jitter:g}")
+    changed.append("no jitter" if conditions.jitter == 0 else f"{conditions.distribution} jitter {conditions.jitter:g}")
     cost = f"a synthesizer costs {100 * conditions.synthesizer:g} % of a stage"
     return f"{', '.join(changed)}, where not stated otherwise; {cost}"
 

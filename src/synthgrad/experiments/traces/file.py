@@ -80,9 +80,8 @@ class TraceFile:
             case Started(settings, locks):
                 self.settings, self.locks = settings, locks
             case ActionDone():
-                action, step = Action.parse(event.action), int(labels["step"])
-                self.repeated += self.done.pop(action, None) is not None
-                self.done[action] = (step, event)
+                self.repeated += self.done.pop(event.action, None) is not None
+                self.done[event.action] = (int(labels["step"]), event)
             case Failed():
                 self.failed = event
             case Finished():

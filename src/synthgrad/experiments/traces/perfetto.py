@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from synthgrad.core.actions import Action, parse_actions
+from synthgrad.core.actions import Action, format_actions
 from synthgrad.experiments.traces.reading import Trace
 
 __all__ = ["perfetto"]
@@ -23,7 +23,7 @@ def perfetto(trace: Trace) -> str:
             "step": trace.step[action],
             "batch": trace.plan.schedule.step_of(action),
             "waited_us": MICRO * one.waited,
-            "sources": one.sources,
+            "sources": format_actions(one.sources),
             "bytes": one.bytes,
         }
         place = _place(trace, action)
@@ -54,7 +54,7 @@ def _arrows(trace: Trace, zero: float) -> list[dict[str, Any]]:
     """From the middle of what sent a message to the middle of what received it: so each lies in its slice for sure."""
     found: list[dict[str, Any]] = []
     for action, one in trace.done.items():
-        for source in parse_actions(one.sources):
+        for source in one.sources:
             sent = trace.done.get(source)
             if sent is None or trace.plan.ranks[source.stage] == trace.plan.ranks[action.stage]:
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from synthgrad.core.actions import Action, parse_actions
+from synthgrad.core.actions import Action
 from synthgrad.core.simulate import Timeline, simulate
 from synthgrad.experiments.report.waits import Reason, waits
 from synthgrad.experiments.traces.reading import Trace
@@ -70,7 +70,7 @@ def _links(trace: Trace) -> dict[tuple[int, int], float]:
     """Between two ranks, the median seconds from a message's making to its reader's start, of those waited for."""
     found: dict[tuple[int, int], list[float]] = defaultdict(list)
     for action, one in trace.done.items():
-        for source in parse_actions(one.sources):
+        for source in one.sources:
             sent, pair = trace.done.get(source), (trace.plan.ranks[source.stage], trace.plan.ranks[action.stage])
             if sent is not None and pair[0] != pair[1] and sent.end > trace.turned[action]:
                 found[pair].append(max(0.0, one.start - sent.end))

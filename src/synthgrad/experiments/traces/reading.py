@@ -17,7 +17,7 @@ from synthgrad.core.simulate import Timeline
 from synthgrad.experiments.report.waits import Reason, Wait, waits
 from synthgrad.experiments.traces.file import TraceFile, read_file
 
-__all__ = ["RECEIPT", "Trace", "read_trace"]
+__all__ = ["RECEIPT", "Trace", "read_trace", "trace_folders"]
 
 # Seconds. What had been sent before it was asked for, and is there within this time, was not waited for: so long it
 # takes to read a message. Measured on gloo over loopback: 0.05 to 0.2 ms.
@@ -58,7 +58,7 @@ class Trace:
         return {action: one.start - self._waited(one) for action, one in self.done.items()}
 
     def _waited(self, one: ActionDone) -> float:
-        sent = [self.done.get(source) for source in parse_actions(one.sources)]
+        sent = [self.done.get(source) for source in one.sources]
         early = all(source is not None and source.end <= one.start - one.waited for source in sent)
         return 0.0 if early and one.waited < RECEIPT else one.waited
 
@@ -104,6 +104,23 @@ class Trace:
         return self.step[action] - self.plan.schedule.step_of(action)
 
 
+def trace_folders(folder: str | Path) -> list[Path]:
+    """Where the traces are that a folder holds: itself or its `trace`; or folders there, for cells or for replicas.
+
+    Raises:
+        TraceError: there are none.
+    """
+    for place in (Path(folder), Path(folder, "trace")):
+        if any(place.glob("rank-*.jsonl")):
+            return [place]
+        if found := sorted({path.parent for path in place.glob("*/rank-*.jsonl")}):
+            return found
+    raise TraceError(
+        f"{folder}: holds no trace (rank-0.jsonl); expected a folder given to synthgrad.trace, or to --trace of "
+        f"synthgrad train, or that of a run of synthgrad compare --trace"
+    )
+
+
 def read_trace(folder: str | Path) -> Trace:
     """Read what `trace` has written, of a run that came to its end or not.
 
@@ -111,15 +128,15 @@ def read_trace(folder: str | Path) -> Trace:
         folder: that the trace was given; or the run's, whose folder `trace` that is.
 
     Raises:
-        TraceError: no trace is there, or its files are not of one run.
+        TraceError: no trace is there, or several are, or its files are not of one run.
 
     >>> read_trace("run/trace").waiting()  # doctest: +SKIP
     {<Reason.FORWARD: 'forward'>: 0.12, ...}
     """
-    paths = sorted(Path(folder).glob("rank-*.jsonl")) or sorted(Path(folder, "trace").glob("rank-*.jsonl"))
-    if not paths:
-        raise TraceError(f"{folder}: holds no trace (rank-0.jsonl); expected a folder given to synthgrad.trace")
-    read = [read_file(path) for path in paths]
+    place, *others = trace_folders(folder)
+    if others:
+        raise TraceError(f"{folder}: holds {1 + len(others)} traces; name one of them, such as {place}")
+    read = [read_file(path) for path in sorted(place.glob("rank-*.jsonl"))]
     files = sorted((file for file in read if file.settings), key=lambda file: file.rank)
     if not files:
         raise TraceError(f"{folder}: no file there says of what plan it is a trace; was it written by synthgrad.trace?")
