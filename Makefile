@@ -70,6 +70,7 @@ lessons: $(INSTALL) ## open the lessons, from back-propagation to the complete u
 
 docs: $(INSTALL) ## build the documentation into build/docs, to be opened at index.html
 	@$(PIP_INSTALL) -e '.[docs]'
+	"$(BIN)/python" docs/site.py
 	"$(BIN)/python" -m zensical build --strict --clean
 
 test: lint types ## run every check: style, types, tests

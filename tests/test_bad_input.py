@@ -82,7 +82,7 @@ class Around(nn.Module):
     [
         (["aa"], ("'aa'", "no submodule", "'a'")),
         (["b"], ("'a'", "bypasses", "'b'", "cut where")),
-        (["lstm"], ("'a'", "bypasses", "'lstm'", "one tensor")),
+        (["lstm"], ("'a'", "bypasses", "'lstm'", "one submodule")),
         (["a", "a"], ("'a'", "twice")),
     ],
     ids=["no such name", "bypass", "bypass of a tuple", "twice"],
@@ -206,11 +206,47 @@ def test_mixing_without_synthesizers_is_refused() -> None:
         net_of(model, synthesizer=None, schedule=sg.backprop(), mixing=0.5)
 
 
-@pytest.mark.parametrize("sample", [(), (torch.ones(8, WIDTH),)])
-def test_a_sample_without_target_is_refused(sample: tuple[Tensor, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sample", "got"), [((), "0 values"), ((torch.ones(8, WIDTH),), "1 values"), (torch.ones(8, WIDTH), "a Tensor")]
+)
+def test_a_sample_without_target_is_refused(sample: Any, got: str) -> None:
     model = model_of()
-    with untouched(model), refused(sg.ShapeError, f"got {len(sample)} values", "target"):
+    with untouched(model), refused(sg.ShapeError, f"got {got}", "target", "(x, y)"):
         net_of(model, sample=sample)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "synthesizer_optimizer", "synthesizer", "input_synthesizer"])
+def test_a_thing_in_place_of_what_makes_one_for_each_stage_is_refused(name: str) -> None:
+    model = model_of()
+    things: dict[str, Any] = {
+        "synthesizer": LinearSynthesizer((WIDTH,)),
+        "input_synthesizer": MLPInputSynthesizer((WIDTH,), (WIDTH,)),
+    }
+    thing = things.get(name) or torch.optim.SGD(model.parameters(), lr=0.1)
+    with untouched(model), refused(sg.SynthgradError, f"{name}: got one {type(thing).__name__}", "makes one"):
+        net_of(model, **{name: thing})
+
+
+def test_a_class_in_place_of_a_loss_is_refused() -> None:
+    model = model_of()
+    with untouched(model), refused(sg.SynthgradError, "loss: got", "CrossEntropyLoss", "not a class"):
+        net_of(model, loss=nn.CrossEntropyLoss)
+
+
+def test_what_is_wrapped_in_data_parallel_is_refused_and_the_model_inside_is_not() -> None:
+    wrapped = nn.DataParallel(model_of())
+    with untouched(wrapped), refused(sg.PartitionError, "wrapped in DataParallel", "pass model.module"):
+        net_of(wrapped, at=["module.0"])
+    assert net_of(wrapped.module).plain is wrapped.module
+
+
+def test_a_model_in_float16_is_refused_before_anything_has_changed() -> None:
+    net, (x, y) = net_of(), batch()
+    net.half()
+    before = weights(net)
+    with refused(sg.SynthgradError, "float16", "use bfloat16", "sg.Interface"):
+        net.step(x.half(), target=y)
+    assert not changed(net, before) and net.engine.steps == 0
 
 
 def test_a_sample_whose_rows_disagree_is_refused() -> None:

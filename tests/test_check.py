@@ -177,6 +177,52 @@ def test_what_is_remembered_inside_a_stage_and_batch_norm_are_notes() -> None:
     assert not note.refused and note.place == "stages up to layer1, output" and "GroupNorm" in note.remedy
 
 
+class Experts(nn.Module):
+    """Calls those that somebody is sent to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(5, 5) for _ in range(3))
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if (rows := chosen == number).any():
+                out[rows] = expert(x[rows])
+        return x + out
+
+
+class Routed(nn.Module):
+    """The second block of experts stands in one stage whole, so that it does not matter whom the sample calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.head = nn.Linear(6, 5), nn.Linear(5, CLASSES)
+        self.first, self.second = Experts(), Experts()
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        return self.head(self.second(self.first(self.lower(x), chosen), chosen))
+
+
+def test_an_expert_that_the_sample_calls_not_is_a_note_where_no_stage_is_known_to_have_it() -> None:
+    x, y = vectors()
+    for chosen, noted in ((torch.arange(8) % 2, True), (torch.arange(8) % 3, False)):
+        report = sg.check(Routed(), at=["first.experts.0"], sample=(x, chosen, y))
+        assert not report.ok  # it gets some of the rows only
+        report = sg.check(Routed(), at=["first"], sample=(x, chosen, y))
+        assert report.ok and not any("'second" in str(finding) for finding in report.findings)
+        assert any("'first.experts.2': not called" in str(finding) for finding in report.findings) <= noted
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")])
+def test_a_wrapped_model_is_one_finding_that_says_what_decouple_says(wrap: Any) -> None:
+    report = sg.check(wrap(mlp()), at=["1"], sample=vectors())
+    with pytest.raises(sg.PartitionError) as caught:
+        sg.decouple(wrap(mlp()), at=["1"], sample=vectors(), loss=F.cross_entropy, optimizer=torch.optim.Adam)
+    (finding,) = report.findings
+    assert finding.refused and f"{finding.what}; {finding.remedy}" == str(caught.value)
+
+
 def test_a_cache_is_no_state() -> None:
     report = sg.check(Caching(), at=["lower"], sample=vectors())
     assert report.ok and not report.findings

@@ -32,6 +32,7 @@ SYNTHESIZERS: dict[str, Any] = {
     "critic": partial(sg.CriticSynthesizer, classes=CLASSES),
     "critic of the output": partial(sg.CriticSynthesizer, classes=CLASSES, learns=("output", "gradient")),
     "replay": lambda shape: sg.Replay(sg.Averaged(sg.Normalized(sg.LinearSynthesizer(shape, classes=CLASSES)))),
+    "least squares": partial(sg.LeastSquaresSynthesizer, classes=CLASSES),
     "stale": partial(sg.StaleSynthesizer, examples=ROWS),
     "feedback alignment": partial(sg.FeedbackAlignmentSynthesizer, outputs=CLASSES),
 }
@@ -218,6 +219,41 @@ def test_an_interface_learns_in_half_precision_what_it_learns_in_full(
     scaler = torch.amp.GradScaler(device, init_scale=2.0**8) if kind is torch.float16 else None
     model = with_interface(device, scale=scaler and scaler.get_scale)
     assert_nearly(gradients(model, device, scaler=scaler, kind=kind), expected, tolerance)
+
+
+@devices
+def test_an_interface_goes_on_when_the_scaler_has_skipped_a_step(device: str) -> None:
+    """The first scale is too large for float16: a step is skipped, the scale falls, and the layers below learn."""
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**30)
+    model = with_interface(device, scale=scaler.get_scale)
+    optimizer, before = torch.optim.Adam(model.parameters(), lr=0.01), copy.deepcopy(model.state_dict())
+    x, y = (part.to(device) for part in batch())
+    losses: list[float] = []
+    for step in range(40):
+        with sg.context(model, labels=y):
+            with torch.autocast(device, dtype=torch.float16):
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if step == 0:
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert losses[-1] < 0.8 * losses[0] and scaler.get_scale() < 2.0**30
+    assert all(value.isfinite().all() for value in model.parameters())
+    assert not torch.equal(model.state_dict()["0.0.weight"], before["0.0.weight"])
+
+
+@devices
+def test_a_model_in_float16_is_refused_and_one_in_bfloat16_learns(device: str) -> None:
+    net = net_of(layers(nn.LayerNorm).to(device), ["0", "1"], device)
+    x, y = (part.to(device) for part in batch())
+    with pytest.raises(sg.SynthgradError, match="float16.*bfloat16"):
+        net.half().step(x.half(), target=y)
+    net.bfloat16()
+    losses = [net.step(x.bfloat16(), target=y).loss.item() for _ in range(30)]
+    assert losses[-1] < losses[0]
 
 
 # ---- compiled --------------------------------------------------------------------------------------------------------

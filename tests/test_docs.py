@@ -9,8 +9,10 @@ from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ import synthgrad as sg
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
 README = ROOT / "README.md"
 
 
@@ -57,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The site, built as `make docs` builds it, but elsewhere; with what was said meanwhile."""
     home = tmp_path_factory.mktemp("docs")
     shutil.copy(ROOT / "mkdocs.yml", home)
-    shutil.copytree(DOCS, home / "docs")
+    subprocess.run([sys.executable, DOCS / "site.py", home / "build" / "pages"], check=True)
     for name in ("examples", "src"):
         (home / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
@@ -108,6 +111,37 @@ def test_nothing_is_fetched_from_elsewhere(site: SimpleNamespace) -> None:
 def test_every_public_name_stands_in_the_reference(name: str, site: SimpleNamespace) -> None:
     where = [page for page, found in site.pages.items() if f"synthgrad.{name}" in found.anchors]
     assert len(where) == 1 and where[0].parent.name == "api", f"put `::: synthgrad.{name}` on one page of docs/api"
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_a_page_with_its_code_outputs_pictures_and_formulas(lesson: Path, site: SimpleNamespace) -> None:
+    notebook: Any = nbformat.read(lesson, as_version=4)
+    cells = notebook.cells
+    page = site.folder / "lessons" / f"{lesson.stem}.html"
+    text = page.read_text(encoding="utf-8")
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    prints = [output for output in outputs if output.output_type == "stream"]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    shown = [name for name in site.pages[page].fetched if name.startswith(lesson.stem) and name.endswith(".png")]
+    assert len(shown) == len(set(shown)) == len(pictures) and 'alt="png"' not in text
+    assert text.count('class="output highlight"') == len(prints)
+    assert "%pip" not in text and "$$" not in text
+    said = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert text.count("<math") == len(re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", said, re.DOTALL))
+    assert not re.search(r'(?<!<span>)<math[^>]*display="inline"', text)  # they stand in sentences
+    assert [link for link in site.pages[page].links if ".ipynb" in link] == [lesson.name]  # to be run, or downloaded
+    around = [
+        LESSONS[place].stem for place in (LESSONS.index(lesson) + step for step in (-1, 1)) if 0 <= place < len(LESSONS)
+    ]
+    assert all(
+        f"{name}.html" in site.pages[page].links or f"./{name}.html" in site.pages[page].links for name in around
+    )
+
+
+def test_pages_of_the_site_lead_to_the_pages_of_lessons_and_sources_to_the_notebooks(site: SimpleNamespace) -> None:
+    led = {link.split("/")[-1] for link in site.pages[site.folder / "learn.html"].links if "lessons/" in link}
+    assert {f"{lesson.stem}.html" for lesson in LESSONS} <= led
+    assert all(f"](../lessons/{lesson.name})" in (DOCS / "learn.md").read_text(encoding="utf-8") for lesson in LESSONS)
 
 
 def test_every_page_is_in_the_navigation(site: SimpleNamespace) -> None:

@@ -23,7 +23,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-LONGEST = 300  # KiB of a notebook, pictures included
+LONGEST = 380  # KiB of a notebook, pictures included
+UNANSWERED = re.compile(r"^(\w+) = None$", re.MULTILINE)  # below the question
 SWITCH = "QUICK = False"  # a lesson that takes long has it at its top: fewer seeds, fewer steps
 
 Notebook = Any  # nbformat's own class has attributes that no type checker knows
@@ -42,6 +43,7 @@ def execute(notebook: Notebook) -> Notebook:
         resources={"metadata": {"path": str(LESSONS)}},
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     environment.pop("SYNTHGRAD_DATA", None)  # data that not everybody has would change what is said
@@ -50,6 +52,11 @@ def execute(notebook: Notebook) -> Notebook:
 
 def outputs(notebook: Notebook) -> list[Notebook]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def below_the_question(notebook: Notebook) -> list[Notebook]:
+    asked = max(i for i, cell in enumerate(notebook.cells) if re.search("^## Question$", cell.source, re.MULTILINE))
+    return list(notebook.cells[asked:])
 
 
 def said(notebook: Notebook) -> str:
@@ -78,10 +85,15 @@ def test_a_lesson_runs_and_prints_no_warning(lesson: Notebook) -> None:
     notebook = copy.deepcopy(lesson)
     for cell in notebook.cells:
         cell.source = cell.source.replace(SWITCH, "QUICK = True")
+    answers = 0
+    for cell in below_the_question(notebook):  # of each lesson's answers at least one is not True
+        cell.source, count = UNANSWERED.subn(r"\1 = True", cell.source)
+        answers += count
     committed = len(pictures(lesson))
     execute(notebook)
     assert complaints(notebook) == []
     assert len(pictures(notebook)) == committed
+    assert not answers or "think again: " in said(notebook)
 
 
 def test_it_was_committed_with_its_outputs(lesson: Notebook) -> None:
@@ -100,10 +112,16 @@ def test_it_opens_in_a_hosted_notebook(lesson: Notebook) -> None:
 def test_it_has_a_thing_to_try_and_a_question_that_checks_itself(lesson: Notebook) -> None:
     headings = [line for cell in lesson.cells for line in cell.source.splitlines() if cell.cell_type == "markdown"]
     assert "## Try" in headings and "## Question" in headings
-    asked = max(i for i, cell in enumerate(lesson.cells) if re.search("^## Question$", cell.source, re.MULTILINE))
-    assert any(
-        cell.cell_type == "code" and re.search(r"^assert ", cell.source, re.MULTILINE) for cell in lesson.cells[asked:]
-    )
+    below = below_the_question(lesson)
+    assert any(cell.cell_type == "code" and re.search(r"^assert ", cell.source, re.MULTILINE) for cell in below)
+
+
+def test_it_does_not_tell_the_answer_before_there_is_one(lesson: Notebook) -> None:
+    below = below_the_question(lesson)
+    if any(UNANSWERED.search(cell.source) for cell in below):
+        check = next(cell for cell in below if re.search(r"^assert ", cell.source, re.MULTILINE))
+        lines = "".join(output.text for output in check.outputs if output.output_type == "stream").splitlines()
+        assert lines and all("not answered yet" in line for line in lines)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,14 +14,15 @@ from torch.utils import _pytree as pytree
 
 from synthgrad.core.actions import Kind
 from synthgrad.core.agreement import Agreement, Alignment, Monitor
-from synthgrad.core.batch import Batch, Context, Loss, call
+from synthgrad.core.batch import Batch, Context, Loss, call, expect_sample
 from synthgrad.core.boundary import expect_gradients
 from synthgrad.core.combined import eager
-from synthgrad.core.errors import PartitionError, ScheduleError, ShapeError, SynthgradError
+from synthgrad.core.errors import PartitionError, ScheduleError, SynthgradError
 from synthgrad.core.factories import (
     InputSynthesizerFactory,
     Synthesizers,
     expect_answer,
+    expect_factory,
     expect_outputs,
     input_synthesizers,
     synthesizers,
@@ -37,6 +38,7 @@ from synthgrad.engines.checkpoint import load_checkpoint, save_checkpoint
 from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.engines.local import LocalEngine, Outcome
 from synthgrad.engines.ranks import spread, world_size
+from synthgrad.engines.replicas import expect_whole
 
 __all__ = ["Decoupled", "decouple"]
 
@@ -121,12 +123,10 @@ def decouple(
     >>> net.step(x, target=y).loss.shape
     torch.Size([])
     """
-    if isinstance(model, Decoupled):
-        raise PartitionError("the model is decoupled already; pass net.plain to cut it anew")
-    if hasattr(model, "_orig_mod"):
-        raise PartitionError("the model is compiled as a whole; pass it as it was, and compile its layers in place")
-    if len(sample) < 2:
-        raise ShapeError(f"sample: got {len(sample)} values, expected the model's arguments and, last, the target")
+    expect_bare(model)
+    expect_sample(sample)
+    for name, factory in (("optimizer", optimizer), ("synthesizer_optimizer", synthesizer_optimizer or optimizer)):
+        expect_factory(name, factory, "partial(torch.optim.Adam, lr=1e-3)")
     if not 0.0 <= mixing <= 1.0:
         raise ScheduleError(f"mixing={mixing}: expected λ between 0 (synthetic alone) and 1 (received alone)")
     if synthesizer == "auto" and mixing == 1.0 and schedule is not None and not _asks(schedule, len(at) + 1):
@@ -176,6 +176,17 @@ def decouple(
     error = torch.zeros_like(parts.output) if isinstance(parts.output, Tensor) else None
     expect_outputs(stages, plan, parts.activations, replace(context, error=error))
     return net
+
+
+def expect_bare(model: nn.Module) -> None:
+    """Raise `PartitionError` where something is wrapped around the model that the stages could not go on without."""
+    if isinstance(model, Decoupled):
+        raise PartitionError("the model is decoupled already; pass net.plain to cut it anew")
+    if hasattr(model, "_orig_mod"):
+        raise PartitionError("the model is compiled as a whole; pass it as it was, and compile its layers in place")
+    if isinstance(model, nn.DataParallel):
+        raise PartitionError("the model is wrapped in DataParallel, which copies it in every pass; pass model.module")
+    expect_whole(model)
 
 
 class Decoupled(nn.Module):
@@ -250,7 +261,7 @@ class Decoupled(nn.Module):
             NumericalError: a value is not finite; raised before the faulty stage's update (on a GPU, at the end of the
                 step), naming the stages updated before. The step is given up, pending lessons included.
         """
-        expect_gradients(next((weight.device for weight in self.plain.parameters()), torch.device("cpu")))
+        expect_gradients(next(self.plain.parameters(), torch.empty(0)))
         mode = self.plain.training
         outcome = self.engine.step(self._batch(inputs, target, labels, index, keywords))
         if self.plain.training is not mode:

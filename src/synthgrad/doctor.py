@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from synthgrad.core.batch import Batch, Context, Loss
+from synthgrad.core.batch import Batch, Context, Loss, expect_sample
 from synthgrad.core.boundary import cut
 from synthgrad.core.cost import arithmetic_of, saved_by
-from synthgrad.core.errors import PartitionError, SynthgradError, Verdict
+from synthgrad.core.errors import PartitionError, ShapeError, SynthgradError, Verdict
 from synthgrad.core.factories import Synthesizers, expect_answer, synthesizers
 from synthgrad.core.partition import Partition, partition
+from synthgrad.core.piece import Excerpt
 from synthgrad.core.preserve import call_preserved, random_preserved
-from synthgrad.core.recording import record
+from synthgrad.core.recording import Recording, record
 from synthgrad.core.synthesizers import Feedback, Synthesizer
+from synthgrad.decoupled import expect_bare
 from synthgrad.planning.advice import size_text
 
 __all__ = ["Crossing", "Finding", "Report", "StageCost", "check"]
@@ -143,9 +145,13 @@ def check(
     >>> report.ok, report.cuts[0].shape
     (True, (16, 8))
     """
-    if len(sample) < 2:
-        what = f"got {len(sample)} values, expected the model's arguments and, last, the target"
-        return Report((), (), (Finding(Verdict.REPLACE, "sample", what),))
+    place = "sample"
+    try:
+        expect_sample(sample)
+        place = "the model"
+        expect_bare(model)
+    except (ShapeError, PartitionError) as error:
+        return Report((), (), (_finding(place, error),))
     *arguments, target = sample
     inputs = tuple(arguments)
     try:
@@ -154,7 +160,8 @@ def check(
         return Report((), (), tuple(_refusals(model, at, inputs, error)))
     except Exception as error:  # the model's own
         return Report((), (), (_finding("the model, called with the sample,", error),))
-    notes = [*_batch_norms(parts), *_kept_outside_tensors(model, inputs)]
+    recording = record(model, inputs, keep=False)
+    notes = [*_batch_norms(parts), *_kept_outside_tensors(recording), *_not_on_the_way(model, parts, recording)]
     stages = [_stage_cost(parts, index, inputs) for index in range(len(parts.pieces))]
     cuts = [_crossing(name, one, parts) for name, one in zip(parts.names, parts.activations, strict=True)]
     try:
@@ -185,7 +192,7 @@ def _refusals(model: nn.Module, at: Sequence[str], inputs: tuple[Any, ...], erro
 
 def _finding(place: str, error: Exception) -> Finding:
     said = str(error) if isinstance(error, SynthgradError) else f"fails with {type(error).__name__}: {error}"
-    what, _, remedy = said.removeprefix("at: ").partition("; ")
+    what, _, remedy = said.removeprefix("at: ").removeprefix("sample: ").partition("; ")
     return Finding(error.verdict if isinstance(error, PartitionError) else Verdict.REPLACE, place, what, remedy)
 
 
@@ -199,11 +206,21 @@ def _batch_norms(parts: Partition) -> Iterator[Finding]:
         yield Finding(Verdict.REPLACE, f"stages up to {', '.join(found)}", what, remedy, refused=False)
 
 
-def _kept_outside_tensors(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[Finding]:
+def _kept_outside_tensors(recording: Recording) -> Iterator[Finding]:
     """What a second pass still changes; what only the first one changes is a cache."""
-    for full in sorted(record(model, inputs, keep=False).moved):
+    for full in sorted(recording.moved):
         what = "is changed by a forward pass, and is neither parameter nor buffer, so no checkpoint has it"
         yield Finding(Verdict.REPLACE, full, what, "make it a buffer", refused=False)
+
+
+def _not_on_the_way(model: nn.Module, parts: Partition, recording: Recording) -> Iterator[Finding]:
+    """What can learn, was not called, and stands where no one stage would have it if it were: an expert, say."""
+    stubs = {name for piece in parts.pieces if isinstance(piece, Excerpt) for name in piece.stubs()}
+    named = {name: list(model.get_submodule(name).parameters()) for name in sorted(stubs - recording.calls.keys())}
+    if found := [repr(name) for name, own in named.items() if any(one.requires_grad for one in own)]:
+        what = "not called on the sample, so a batch that calls them will be refused"
+        remedy = "pass a sample that calls them, or cut elsewhere"
+        yield Finding(Verdict.REPLACE, ", ".join(found), what, remedy, refused=False)
 
 
 # ---- what it costs ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from synthgrad.core.synthesizers import (
     ConvSynthesizer,
     CriticSynthesizer,
     FeedbackAlignmentSynthesizer,
+    LeastSquaresSynthesizer,
     LinearSynthesizer,
     MLPInputSynthesizer,
     SimilaritySynthesizer,
@@ -43,6 +44,16 @@ def test_synthesizers_take_the_classes_and_the_rank() -> None:
     assert labeled((12,)).classes == labeled((4, 3, 3)).classes == 7
     assert unlabeled((12,)).classes is None
     assert tuple(labeled((12,)).down.weight.shape) == (3, 12)
+
+
+def test_what_is_solved_for_is_for_rows_and_tokens_alone() -> None:
+    exact, belief = (factory(METHODS[name].synthesizer, **SETTINGS) for name in ("cdni-exact", "cdni-belief"))
+    assert exact is not None and belief is not None
+    for shape in ((12,), (5, 12)):
+        assert isinstance(exact(shape), LeastSquaresSynthesizer) and exact(shape).classes == 7
+        assert exact(shape).head is None and belief(shape).head is not None
+    with pytest.raises(ShapeError, match=r"of 3 dimensions: this method has synthesizers for 1 or 2"):
+        exact((4, 3, 3))
 
 
 def test_input_synthesizers_take_any_shape() -> None:

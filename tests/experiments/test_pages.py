@@ -28,6 +28,17 @@ def test_a_comparison_becomes_its_summary_and_says_where_it_comes_from(tmp_path:
     assert fill(filled, tmp_path) == filled
 
 
+def test_every_machine_and_version_is_named_once_whoever_comes_first(tmp_path: Path) -> None:
+    machines = [{"cpu": "A", "cores": 2}, {"cpu": "B", "cores": 2}, {"cpu": "A", "cores": 2}, {"gpu": "C"}]
+    cells = [
+        Result("bp", seed, 10, test_error=0.1, hardware=hardware, versions={"torch": "2" if seed else "1"}, command="c")
+        for seed, hardware in enumerate(machines)
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(encode_result(cell) + "\n" for cell in cells), encoding="utf-8")
+    filled = fill(PAGE.format(name="r.jsonl"), tmp_path)
+    assert "4 seeds · `c` · torch 1; torch 2 · cpu A, cores 2; cpu B, cores 2; gpu C</sub>" in filled
+
+
 def test_a_comparison_on_text_has_its_loss_in_the_page(tmp_path: Path) -> None:
     cell = Result("bp", 0, 10, test_error=0.5, test_loss=1.5, settings={"data": "text"})
     (tmp_path / "r.jsonl").write_text(encode_result(cell), encoding="utf-8")

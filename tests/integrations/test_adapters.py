@@ -129,6 +129,11 @@ def test_lightning_evaluates_and_refuses_what_cannot_work() -> None:
     with pytest.raises(MisconfigurationException, match="manual optimization"):
         Trainer(gradient_clip_val=1.0, **QUIET).fit(DecoupledModule(net), loader())
 
+    with pytest.raises(sg.SynthgradError, match="DecoupledModule: got Linear, .*decouple it first"):
+        DecoupledModule(torch.nn.Linear(2, 2))  # pyrefly: ignore
+    with pytest.raises(sg.ShapeError, match="batch: got dict, expected a tuple"):
+        DecoupledModule(net).training_step({"x": 1}, 0)
+
     class Fake:
         world_size, precision = 1, "16-mixed"
 
@@ -185,6 +190,9 @@ def test_accelerate_refuses_what_cannot_work() -> None:
 
     class Fake:
         num_processes, mixed_precision, gradient_accumulation_steps = 1, "fp16", 1
+
+    with pytest.raises(sg.SynthgradError, match="AcceleratedNet: got Linear, .*decouple it first"):
+        AcceleratedNet(Fake(), torch.nn.Linear(2, 2))  # pyrefly: ignore
 
     with pytest.raises(sg.SynthgradError, match="bf16"):
         AcceleratedNet(Fake(), made())  # pyrefly: ignore

@@ -53,6 +53,7 @@ CASES = {
         synthesizer_lr_schedule=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.7),
     ),
     "stale": Case(sg.update_unlocked(), partial(sg.StaleSynthesizer, examples=40, decay=0.5)),
+    "least squares": Case(sg.update_unlocked(delay=1), partial(sg.LeastSquaresSynthesizer, classes=CLASSES)),
     "forward unlocked": Case(
         sg.forward_unlocked(delay=1),
         partial(sg.LinearSynthesizer, classes=CLASSES),

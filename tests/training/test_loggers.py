@@ -20,7 +20,7 @@ EVENTS: list[Event] = [
     STEP,
     Probed(4, {"layer,1": {"rows": 0.75}}),
     Evaluated(4, "valid", 0.375, math.nan),
-    ActionDone("0F0", 0.0, 1.0),
+    ActionDone(sg.Action(0, sg.Kind.F, 0), 0.0, 1.0),
     Finished(8, 1.0),
 ]
 FIGURES = {"train/loss": 0.5, "agreement/layer,1/cosine": 0.25, "alignment/layer,1/rows": 0.75, "valid/loss": 0.375}

@@ -291,6 +291,18 @@ def test_bad_settings_are_refused() -> None:
         sg.Trainer(nn.Linear(2, 2), epochs=1)  # pyrefly: ignore
 
 
+def test_a_callback_that_leaves_the_model_in_eval_mode_is_told_before_the_next_step() -> None:
+    net = made()
+
+    def callback(event: Any) -> None:
+        net.eval()
+
+    trainer = sg.Trainer(net, epochs=1, log_every=1, callbacks=[callback])
+    with pytest.raises(sg.SynthgradError, match="put into eval mode .* callbacks read only"):
+        trainer.fit(shuffled())
+    assert net.engine.steps == 1  # told of the start, it does no harm: an epoch begins in train mode
+
+
 def test_bad_loaders_are_refused() -> None:
     trainer = sg.Trainer(made(), epochs=2, patience=1)
     with pytest.raises(sg.SynthgradError, match="valid_loader"):

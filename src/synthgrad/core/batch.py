@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from synthgrad.core.boundary import back_propagate, cut
 from synthgrad.core.errors import ContextError, ShapeError, SynthgradError
 
-__all__ = ["IGNORED", "Batch", "Context", "Gradient", "Keywords", "Loss", "arguments", "call"]
+__all__ = ["IGNORED", "Batch", "Context", "Gradient", "Keywords", "Loss", "arguments", "call", "expect_sample"]
 
 IGNORED = -100
 """A label that is none, as in `F.cross_entropy`: of padding, or of tokens that are not to be predicted."""
@@ -57,6 +57,13 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]
     if inputs and isinstance(inputs[-1], Keywords):
         return inputs[:-1], dict(inputs[-1])
     return inputs, {}
+
+
+def expect_sample(sample: Any) -> None:
+    """Raise `ShapeError` where a sample is not the model's arguments and, last, the target."""
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        got = f"{len(sample)} values" if isinstance(sample, tuple | list) else f"a {type(sample).__name__}"
+        raise ShapeError(f"sample: got {got}, expected a tuple of the model's arguments and, last, the target: (x, y)")
 
 
 def call(model: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], **ours: Any) -> tuple[Any, ...]:
@@ -245,9 +252,14 @@ class Loss:
             each example, say `F.cross_entropy` with `reduction="none"`; or one for each token).
         terms: `terms(target)`, the number of loss terms; needed where it is not proportional to the number of rows
             (padding, `ignore_index`). By default one for each row of a mean, else as many as the sample showed.
+
+    Raises:
+        SynthgradError: what is given is no function.
     """
 
     def __init__(self, function: Callable[[Any, Any], Tensor], *, terms: Callable[[Any], int] | None = None) -> None:
+        if not callable(function) or isinstance(function, type):
+            raise SynthgradError(f"loss: got {function!r}, expected a function of output and target, not a class")
         self.function = function
         self._terms = terms
         self._per_row = 1

@@ -40,14 +40,16 @@ def gradient_at(leaf: Tensor, loss: Tensor, *, keep: bool, differentiable: bool)
     return gradient
 
 
-def expect_gradients(device: torch.device) -> None:
-    """Raise `SynthgradError` where gradients are switched off, or would be lost in float16, on that type of device."""
+def expect_gradients(weight: Tensor) -> None:
+    """Raise `SynthgradError` where gradients are switched off, or would be lost in float16: weight's or autocast's."""
+    device = weight.device.type
     if not torch.is_grad_enabled():
         raise SynthgradError(
             "step: gradients are switched off here, by torch.no_grad or torch.inference_mode, so nothing could be "
             "learned; call it outside"
         )
-    if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) is torch.float16:
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16
+    if autocast or weight.dtype is torch.float16:
         raise SynthgradError(
             "step: runs in float16, in which small gradients are lost, and stages cannot share the scale that would "
             "save them; use bfloat16, or sg.Interface in a loop of your own, which takes scale="

@@ -1,6 +1,7 @@
 """What something costs, counted and not timed: its arithmetic, and the bytes that autograd saves for its backward pass.
 
-Arithmetic is that of matrix products and convolutions, by torch's own formulas.
+Arithmetic is that of matrix products and convolutions, by torch's own formulas; and of solving equations by Cholesky's
+factorization, for which torch has none.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 __all__ = ["arithmetic_of", "saved_by"]
+
+# Golub and Van Loan, Matrix Computations: n^3 / 3 for the factor, and 2 n^2 for each right-hand side.
+_SOLVING: dict[Any, Callable[..., float]] = {
+    torch.ops.aten.linalg_cholesky_ex: lambda matrix, **_: matrix.shape[-1] * matrix.numel() / 3,
+    torch.ops.aten.cholesky_solve: lambda sides, factor, **_: 2 * sides.numel() * factor.shape[-1],
+}
 
 
 def arithmetic_of(run: Callable[[], Any]) -> int:
@@ -28,8 +35,11 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+        packet = func._overloadpacket
+        if (formula := flop_registry.get(packet)) is not None:
             self.operations += formula(*args, **(kwargs or {}), out_val=out)
+        elif packet in _SOLVING:
+            self.operations += round(_SOLVING[packet](*args, **(kwargs or {})))
         return out
 
 

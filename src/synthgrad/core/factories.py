@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from synthgrad.core.actions import Kind
 from synthgrad.core.batch import Context
-from synthgrad.core.errors import ContextError, PartitionError, ShapeError
+from synthgrad.core.errors import ContextError, PartitionError, ShapeError, SynthgradError
 from synthgrad.core.partition import Partition
 from synthgrad.core.plan import Plan
 from synthgrad.core.preserve import call_preserved, random_preserved
@@ -20,6 +20,7 @@ __all__ = [
     "SynthesizerFactory",
     "Synthesizers",
     "expect_answer",
+    "expect_factory",
     "expect_outputs",
     "input_synthesizers",
     "synthesizers",
@@ -47,6 +48,7 @@ def synthesizers(given: Synthesizers, parts: Partition, target: Any) -> list[Syn
         if factory is None:
             found.append(None)
             continue
+        expect_factory("synthesizer", factory, "partial(LinearSynthesizer, classes=10)")
         found.append(factory(tuple(activation.shape[1:])).to(activation.device, activation.dtype))
     return found
 
@@ -60,11 +62,19 @@ def input_synthesizers(
         if factory is None:
             found.append(None)
             continue
+        expect_factory("input_synthesizer", factory, "MLPInputSynthesizer")
         module = factory(tuple(inputs[0].shape[1:]), tuple(activation.shape[1:]))
         module = module.to(activation.device, activation.dtype)
         expect_answer(f"input synthesizer behind {name!r}", module, inputs, activation)
         found.append(module)
     return found
+
+
+def expect_factory(name: str, given: Any, example: str) -> None:
+    """Raise `SynthgradError` where one thing is given in place of what makes one for each stage."""
+    if not callable(given) or isinstance(given, nn.Module):
+        kind = type(given).__name__
+        raise SynthgradError(f"{name}: got one {kind}, expected a function that makes one for each stage: {example}")
 
 
 def expect_answer(who: str, module: nn.Module, arguments: tuple[Any, ...], activation: Tensor) -> None:

@@ -26,6 +26,8 @@ from synthgrad.core.synthesizers.wrappers import Wrapper
 
 __all__ = ["Interface", "context"]
 
+NEVER_STEPPED = 500  # gradients without a step, after which it is told; more than anybody accumulates
+
 
 @dataclass(frozen=True)
 class Given:
@@ -58,7 +60,8 @@ class Interface(nn.Module):
     In eval mode, and where no gradients are recorded, it is the identity: nothing is needed, gradients pass.
 
     It warns of loops that teach something else than is meant: `backward` twice through one forward pass, gradients of a
-    step before that nobody has zeroed, eval mode while gradients wait for the optimizer. (Not where it is compiled.)
+    step before that nobody has zeroed, eval mode while gradients wait for the optimizer, an optimizer that was made
+    without the synthesizer's parameters. (Not where it is compiled.)
 
     The loss must be a mean, as usual. A synthesizer speaks of the sum, so the interface must know of how many terms:
 
@@ -110,6 +113,7 @@ class Interface(nn.Module):
         self.count, self.rows, self.scale = count, rows, scale
         self.given = Given()
         self._used: int | None = None  # the version of the synthesizer's weight for which a gradient last came
+        self._in_vain = 0  # how many gradients have come for that version
 
     def forward(self, activation: Tensor, context: Tensor | Context | None = None) -> Tensor:
         """The activation (B, ...), as it is.
@@ -120,13 +124,17 @@ class Interface(nn.Module):
 
         Raises:
             ContextError: the synthesizer needs labels or an index, and they are missing or out of range.
-            ShapeError: the synthetic gradient is not of the activation's shape.
+            ShapeError: the activation is no floating tensor; the labels have not a row for each of its rows; the
+                synthetic gradient is not of its shape.
             SynthgradError: float16 without `scale`.
         """
         if not (self.training and torch.is_grad_enabled()):
             if not torch.compiler.is_compiling():
                 self._expect_nothing_pending(activation)
             return activation
+        if not isinstance(activation, Tensor) or not activation.is_floating_point():
+            got = activation.dtype if isinstance(activation, Tensor) else type(activation).__name__
+            raise ShapeError(f"Interface: got {got}, expected a floating tensor (B, ...); call it on that alone")
         _expect_scale(self.scale, activation)
         seen = Context(labels=context) if isinstance(context, Tensor) else context or self.given.context or Context()
         answer = self._ask(activation.detach(), seen)
@@ -145,6 +153,12 @@ class Interface(nn.Module):
         synthesizer = self.synthesizer
         if not torch.compiler.is_compiling():  # looking at the labels would break the graph
             synthesizer.check(seen)
+        if seen.labels is not None and len(seen.labels) != len(activation):
+            raise ShapeError(
+                f"Interface: got labels of shape {tuple(seen.labels.shape)} for an activation of "
+                f"{tuple(activation.shape)}, expected one row of them for each of its {len(activation)}; give those of "
+                f"this batch, or of the part of it that comes here: interface(h, context=...)"
+            )
         answer = synthesizer.answer(activation, seen)
         if answer.grad.shape != activation.shape:
             raise ShapeError(
@@ -176,6 +190,14 @@ class Interface(nn.Module):
                     "gradients are added to those that the optimizer has already used; call optimizer.zero_grad() "
                     "between two steps"
                 )
+            if weight is not None:
+                self._in_vain = 1 + self._in_vain * (weight._version == self._used)
+                if self._in_vain == NEVER_STEPPED:
+                    _warn(
+                        f"{NEVER_STEPPED} gradients have come for the synthesizer, and no optimizer has stepped on it, "
+                        f"so what it sends to the layers below is not learned; make the optimizer from the parameters "
+                        f"of the whole model, interfaces included"
+                    )
             self._used = None if weight is None else weight._version
 
         return watch
@@ -270,8 +292,8 @@ class _Swap(torch.autograd.Function):
         sent = synthetic_grad.to(exact) / ctx.terms
         taught, of_loss = None, None
         if lesson is not None:
-            difference = lesson.to(exact) - received.to(exact) * ctx.terms
-            taught = (difference * (2 * ctx.share)).to(lesson.dtype)
+            distance = (received.to(exact) * ctx.terms).sub_(lesson)  # in one piece of memory: new ones cost more
+            taught = distance.mul_(-2 * ctx.share).to(lesson.dtype)
         if ctx.loss:
             of_loss = received.new_full((), ctx.share, dtype=exact)
         return sent.to(received.dtype), None, taught, of_loss, None, None, None
@@ -324,7 +346,7 @@ def _leaves(synthesizer: Synthesizer, base: type[Synthesizer], *methods: str) ->
 
 def _expect_counts(count: int | None, rows: int | None) -> None:
     for name, value in (("count", count), ("rows", rows)):
-        if value is not None and value < 1:
+        if value is not None and (isinstance(value, float) or value < 1):
             raise SynthgradError(f"{name}={value}: expected how many there are in the step, at least 1")
 
 

@@ -22,6 +22,10 @@ class Replicas(Protocol):
         """Make each parameter's gradient the sum over all of them."""
         ...
 
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all of them."""
+        ...
+
     def total(self, number: int) -> int:
         """The sum of a number over all of them."""
         ...
@@ -84,6 +88,9 @@ class Learner:
         Args:
             look: is shown each loss first, and raises where it is not finite.
         """
+        if self.replicas is not None:
+            for sums in self.module.sums():
+                sums.copy_(self.replicas.sum(sums))
         for loss, rows in self.module.rehearse():
             look(loss.detach())
             back_propagate(loss / (rows if self.replicas is None else self.replicas.total(rows)))

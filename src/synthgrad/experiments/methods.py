@@ -108,6 +108,11 @@ _UNLABELED = {1: _LINEAR, 2: _LINEAR, 3: _CONV}
 _LABELED = {dimensions: replace(part, takes=(*part.takes, "classes")) for dimensions, part in _UNLABELED.items()}
 
 
+def _least_squares(**options: Any) -> ByDimensions:
+    """Of rows and tokens: a map has too many features to solve for."""
+    return dict.fromkeys((1, 2), Part("LeastSquaresSynthesizer", options, takes=("classes",)))
+
+
 def _practice(name: str, title: str, wrapper: str, **options: Any) -> "Method":
     """`cdni`, with one of the ways around it that are to make it work."""
     wrapped = {dimensions: Part(wrapper, options, inside=part) for dimensions, part in _LABELED.items()}
@@ -145,6 +150,18 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 _INPUTS,
             ),
             # What follows is not compared by default.
+            Method(
+                "cdni-exact",
+                "cdni, solved for by least squares",
+                update_unlocked,
+                _least_squares(belief=False, decay=0.9),
+            ),
+            Method(
+                "cdni-belief",
+                "cdni-exact, which also sees what a linear head believes of the labels",
+                update_unlocked,
+                _least_squares(),
+            ),
             Method("logistic", "cdni whose gradients are those of a log-loss", update_unlocked, _critic("gradient")),
             Method(
                 "sobolev",

@@ -25,7 +25,7 @@ Several files, of which the first is the count of `synthgrad bench signals`, mak
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,21 @@ def _comparison(path: Path) -> str:
 
 
 def _origin(results: Sequence[Result | RecurrentResult]) -> str:
-    """Where the numbers come from, in one line; several commands, if they are from several runs."""
-    first = results[0]
+    """Where the numbers come from, in one line: all commands, versions and machines, if there are several."""
     seeds = len({result.seed for result in results})
-    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
-    hardware = ", ".join(f"{name} {value}" for name, value in first.hardware.items())
-    commands = "; ".join(f"`{command}`" for command in dict.fromkeys(result.command for result in results))
+    commands = _each_once(f"`{result.command}`" for result in results)
+    versions = _each_once(_listed(result.versions) for result in results)
+    hardware = _each_once(_listed(result.hardware) for result in results)
     return f"<sub>{seeds} seed{'s' if seeds > 1 else ''} · {commands} · {versions} · {hardware}</sub>"
+
+
+def _listed(said: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in said.items())
+
+
+def _each_once(said: Iterable[str]) -> str:
+    """What results say, in the order in which it is first said: of several machines, all are told."""
+    return "; ".join(dict.fromkeys(said))
 
 
 def main(arguments: list[str]) -> int:

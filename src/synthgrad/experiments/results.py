@@ -59,6 +59,7 @@ class Result:
         alignment: by cut, the median over all probes of each figure of `Alignment`; likewise.
         failed: why the cell was cut short; None if it was not.
         settings: of the comparison.
+        recipe: what the method is made of (`recipes`); nothing in results from before that was written down.
         versions: of Python and the packages.
         hardware: processor, cores, threads.
         command: the command line.
@@ -77,6 +78,7 @@ class Result:
     alignment: Figures = field(default_factory=dict)
     failed: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str | int] = field(default_factory=dict)
     command: str = ""

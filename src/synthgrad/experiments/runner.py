@@ -6,8 +6,9 @@ Shapes: `B` batch, `N` examples, `T` tokens of an example.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
@@ -21,11 +22,13 @@ from synthgrad.core.errors import NumericalError
 from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
 from synthgrad.data import Split
-from synthgrad.decoupled import decouple
+from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.local import Outcome
+from synthgrad.engines.trace import trace
 from synthgrad.experiments.material import load, synchronize
 from synthgrad.experiments.methods import Method, factory, method_named
 from synthgrad.experiments.networks import network_named
+from synthgrad.experiments.recipes import recipe_of
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, Training
 from synthgrad.experiments.turns import TURN, Tell, run_seeds, threads
@@ -40,7 +43,12 @@ Keep = Callable[[Result], None]
 
 
 def run_comparison(
-    comparison: Comparison, tell: Tell, *, keep: Keep | None = None, provenance: Mapping[str, Any] | None = None
+    comparison: Comparison,
+    tell: Tell,
+    *,
+    keep: Keep | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    traces: Path | None = None,
 ) -> list[Result]:
     """Train each method with each seed.
 
@@ -49,6 +57,7 @@ def run_comparison(
         tell: called with each event and its labels, `method` and `seed`; never while a step is timed.
         keep: called with each cell's result once it has ended.
         provenance: what else the results say: `versions`, `hardware`, `command`.
+        traces: a folder for a trace of each cell that has stages, `cdni-0` that of cdni with seed 0; none if not given.
 
     Returns:
         One result for each cell; of a cell that failed, too.
@@ -61,7 +70,10 @@ def run_comparison(
 
         def cells(seed: int) -> list[Cell]:
             own = load(comparison, seed) if comparison.data_set.folds and seed > 0 else data
-            return [Cell(comparison, method_named(name), seed, tell, own) for name in comparison.methods]
+            return [
+                Cell(comparison, method_named(name), seed, tell, own, traces and traces / f"{name}-{seed}")
+                for name in comparison.methods
+            ]
 
         return run_seeds(cells, comparison.seeds, device=data.train_y.device, keep=keep, provenance=provenance)
 
@@ -187,14 +199,23 @@ class Cell:
         seed: of the initial weights, of the order of the images, and number of the fold where there are folds.
         tell: called with each event.
         data: as `load` gives it, so that cells may share it; loaded if not given.
+        trace_to: a folder for a trace, if it has stages; none is written if not given.
 
     Raises:
         SettingsError, ShapeError and the like: before anything is trained.
     """
 
-    def __init__(self, training: Training, method: Method, seed: int, tell: Tell, data: Split | None = None) -> None:
+    def __init__(
+        self,
+        training: Training,
+        method: Method,
+        seed: int,
+        tell: Tell,
+        data: Split | None = None,
+        trace_to: Path | None = None,
+    ) -> None:
         self.training, self.method, self.seed = training, method, seed
-        self._tell = tell
+        self._tell, self._trace_to = tell, trace_to
         self.split = load(training, seed) if data is None else data
         self.batches = len(self.split.train_y) // training.batch_size  # of an epoch
         self.total = training.steps or self.batches * training.epochs
@@ -217,18 +238,24 @@ class Cell:
         began = time.perf_counter()
         self.tell(Started(self.training.as_table() | {"steps": self.total}, self.lock_names))
         try:
-            while self.steps < self.total:
-                with self._own_random():
-                    for _ in range(min(TURN, self.total - self.steps)):
-                        self._step(*self._next_batch())
-                        if self.steps % self.period == 0:
-                            self._evaluate("valid", self.split.valid_x, self.split.valid_y)
-                yield
+            with self._traced():
+                while self.steps < self.total:
+                    with self._own_random():
+                        for _ in range(min(TURN, self.total - self.steps)):
+                            self._step(*self._next_batch())
+                            if self.steps % self.period == 0:
+                                self._evaluate("valid", self.split.valid_x, self.split.valid_y)
+                    yield
             self._evaluate("test", self.split.test_x, self.split.test_y)
             self.tell(Finished(self.steps, time.perf_counter() - began))
         except NumericalError as error:
             self.failed = str(error)
             self.tell(Failed(self.steps, self.failed))
+
+    def _traced(self) -> AbstractContextManager[None]:
+        if self._trace_to is None or not isinstance(self.net, Decoupled):  # a plain loop has no stages
+            return nullcontext()
+        return trace(self.net, self._trace_to)
 
     @property
     def lock_names(self) -> tuple[str, ...]:
@@ -257,6 +284,7 @@ class Cell:
             alignment=_medians(self.alignment) if whole else {},
             failed=self.failed,
             settings=self.training.as_table(),
+            recipe=recipe_of(self.method),
         )
 
     def _next_batch(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from synthgrad.core.errors import SynthgradError
 from synthgrad.decoupled import Decoupled
 from synthgrad.engines.local import Outcome
 from synthgrad.integrations.state import NetState, expect_one_process
+from synthgrad.training.trainer import expect_decoupled
 
 __all__ = ["AcceleratedNet"]
 
@@ -32,10 +33,11 @@ class AcceleratedNet:
         net: made by `decouple`.
 
     Raises:
-        SynthgradError: several processes, float16, or gradient accumulation.
+        SynthgradError: the net is not decoupled; several processes, float16, or gradient accumulation.
     """
 
     def __init__(self, accelerator: Accelerator, net: Decoupled) -> None:
+        expect_decoupled(net, "AcceleratedNet")
         expect_one_process(accelerator.num_processes, "Accelerate")
         if accelerator.mixed_precision not in ("no", "bf16"):
             raise SynthgradError(

@@ -9,7 +9,7 @@ from synthgrad.core.batch import Batch, Context, arguments
 from synthgrad.core.errors import SynthgradError
 from synthgrad.decoupled import Decoupled
 from synthgrad.integrations.state import Idle, NetState, expect_one_process
-from synthgrad.training.trainer import Metric, error_rate
+from synthgrad.training.trainer import Metric, error_rate, expect_decoupled, parted
 
 try:
     from lightning.pytorch import LightningModule
@@ -39,9 +39,13 @@ class DecoupledModule(LightningModule):  # pyrefly: ignore
     Args:
         net: made by `decouple`.
         metric: `metric(output, target)` for validation and test; by default the share of wrong classes.
+
+    Raises:
+        SynthgradError: the net is not decoupled.
     """
 
     def __init__(self, net: Decoupled, *, metric: Metric = error_rate) -> None:
+        expect_decoupled(net, "DecoupledModule")
         super().__init__()
         self.automatic_optimization = False
         self.net, self.metric = net, metric
@@ -65,7 +69,7 @@ class DecoupledModule(LightningModule):  # pyrefly: ignore
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Every stage learns from a batch; the loss, a scalar."""
-        *inputs, target = batch
+        inputs, target = parted(batch)
         step = self.net.step(*inputs, target=target)
         self.optimizers().step()  # pyrefly: ignore
         self.log("train_loss", step.loss, prog_bar=True, batch_size=1)
@@ -82,11 +86,11 @@ class DecoupledModule(LightningModule):  # pyrefly: ignore
         self._try(batch, "test")
 
     def _try(self, batch: Any, split: str) -> None:
-        *inputs, target = batch
+        inputs, target = parted(batch)
         criterion = self.net.stages[-1].loss
         assert criterion is not None
-        whole = Batch.of(tuple(inputs), target, Context(), criterion)
-        positional, keywords = arguments(tuple(inputs))
+        whole = Batch.of(inputs, target, Context(), criterion)
+        positional, keywords = arguments(inputs)
         output = self.net(*positional, **keywords)
         self.log(f"{split}_loss", criterion(output, whole), prog_bar=True, batch_size=whole.count)
         self.log(f"{split}_error", self.metric(output, target).float().mean(), prog_bar=True, batch_size=whole.rows)

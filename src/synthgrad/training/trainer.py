@@ -18,7 +18,7 @@ from synthgrad.core.events import Evaluated, Event, Failed, Finished, Started, S
 from synthgrad.decoupled import Decoupled
 from synthgrad.training.loggers import Logger
 
-__all__ = ["Metric", "Trainer", "error_rate"]
+__all__ = ["Metric", "Trainer", "error_rate", "expect_decoupled", "parted"]
 
 Metric = Callable[[Any, Any], Tensor]
 
@@ -100,10 +100,7 @@ class Trainer:
         folder: str | Path | None = None,
         save_every: int | None = None,
     ) -> None:
-        if not isinstance(net, Decoupled):
-            raise SynthgradError(
-                f"Trainer: got {type(net).__name__}, expected what decouple returns; decouple it first"
-            )
+        expect_decoupled(net, "Trainer")
         counts = {"epochs": epochs, "log_every": log_every, "patience": patience, "save_every": save_every}
         for name, count in counts.items():
             if count is not None and count < 1:
@@ -192,6 +189,7 @@ class Trainer:
         """Learn what is left of the epoch."""
         self.net.train()
         for inputs, target in self._batches(self._ahead(place, loader)):
+            self._expect_train_mode()
             with self._autocast():
                 step = self.net.step(*inputs, target=target)
             place.batch += 1
@@ -203,6 +201,13 @@ class Trainer:
                 self._save(place)
         if place.batch == 0:
             raise SynthgradError("train_loader: has no batch; with drop_last=True it needs at least one whole batch")
+
+    def _expect_train_mode(self) -> None:
+        if not self.net.plain.training:
+            raise SynthgradError(
+                "Trainer: the model was put into eval mode while it trains, by a callback or the loader; callbacks "
+                "read only: leave the mode as it was found, or let fit evaluate (valid_loader=)"
+            )
 
     def _ahead(self, place: _Place, loader: Iterable[Any]) -> Iterator[Any]:
         """The epoch's batches that are not learned yet; those before are passed over, in the epoch's own order."""
@@ -232,13 +237,8 @@ class Trainer:
         """Inputs and target of each batch, where the model is."""
         device = self._device
         for batch in batches:
-            if not isinstance(batch, tuple | list) or len(batch) < 2:
-                raise ShapeError(
-                    f"batch: got {type(batch).__name__}, expected a tuple of the model's positional arguments and, "
-                    f"last, the target; see the loader's collate_fn"
-                )
-            *inputs, target = pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tuple(batch))
-            yield tuple(inputs), target
+            inputs, target = parted(batch)
+            yield pytree.tree_map_only(Tensor, lambda x: x.to(device), (inputs, target))
 
     @property
     def _device(self) -> torch.device:
@@ -312,6 +312,22 @@ class Trainer:
         if self.net.engine.first:
             for tell in (*self.callbacks, *(logger.log for logger in self.loggers)):
                 tell(event)
+
+
+def expect_decoupled(net: Any, who: str) -> None:
+    """Raise `SynthgradError` where a net is not what `decouple` returns."""
+    if not isinstance(net, Decoupled):
+        raise SynthgradError(f"{who}: got {type(net).__name__}, expected what decouple returns; decouple it first")
+
+
+def parted(batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """The model's positional arguments and the target of a batch. Raises `ShapeError` where it is no tuple of them."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise ShapeError(
+            f"batch: got {type(batch).__name__}, expected a tuple of the model's positional arguments and, last, the "
+            f"target; see the loader's collate_fn"
+        )
+    return tuple(batch[:-1]), batch[-1]
 
 
 def error_rate(output: Any, target: Any) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from suite_cells import result_of
 
+from synthgrad.experiments.methods import METHODS, Part
 from synthgrad.experiments.names import SettingsError
 from synthgrad.experiments.results import Result, decode_result, encode_result
 from synthgrad.experiments.spec import Training
@@ -61,12 +62,25 @@ def test_what_it_was_compared_with_makes_no_other_cell() -> None:
     assert identity_of(Result("bp", 0, 1, settings=compared)) == identity_of(Result("bp", 0, 1, settings=settings))
 
 
+def test_a_method_whose_options_have_changed_makes_another_cell() -> None:
+    cell = suite_named("table2", "small").only("FCN 3").cells(1)[2]
+    now = cell.entry.method(0)
+    deeper = replace(now, synthesizer={**now.synthesizer, 1: Part("LinearSynthesizer", {"bias": False})})
+    changed = replace(cell, entry=replace(cell.entry, method=lambda _seed: deeper))
+    assert changed.identity != cell.identity == identity_of(result_of(cell))
+    renamed = replace(cell, entry=replace(cell.entry, method=lambda _seed: replace(now, title="in other words")))
+    assert renamed.identity == cell.identity
+    older = result_of(cell, test_error=0.1)
+    suite = replace(two_rows(), entries=(changed.entry,))
+    assert Table.of(suite, [older]).figures == {}  # not shown, and so not taken for what is trained now
+
+
 # ---- a table ---------------------------------------------------------------------------------------------------------
 
 
 def two_rows() -> Suite:
     def entry(row: str, column: str, layers: int) -> Entry:
-        return Entry(row, column, Training.suited_to("mnist", layers=layers), column, lambda _seed: None)
+        return Entry(row, column, Training.suited_to("mnist", layers=layers), column, lambda _seed: METHODS[column])
 
     entries = (entry("A", "bp", 1), entry("A", "dni", 1), entry("B", "bp", 2))
     return Suite("table2", "t", "small", "s", entries, {}, lambda table: [])

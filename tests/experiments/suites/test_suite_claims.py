@@ -71,6 +71,20 @@ def test_a_bar_is_missed_by_little() -> None:
     )
 
 
+def test_of_the_forms_of_cdni_each_has_a_verdict_of_its_own() -> None:
+    figures = {
+        ("FCN 3", "bp"): 1.5,
+        ("FCN 3", "cdni"): 2.0,
+        ("FCN 3", "cdni-exact"): 1.71,
+        ("FCN 3", "cdni-belief"): 1.6,
+    }
+    said_of = said("table2", figures).splitlines()
+    verdicts = [line.rpartition(": ")[2] for line in said_of if line.startswith("FCN 3: cdni")]
+    assert verdicts == ["not reached.", "not reached.", "reached."]
+    claims = said("table2", {("FCN 6", "bp"): 1.6, ("FCN 6", "cdni"): 2.8, ("FCN 6", "cdni-belief"): 1.7})
+    assert "FCN 6: cdni-belief, the best decoupled signal on the held-out part, is +0.10 points" in claims
+
+
 @pytest.mark.parametrize(("few", "verdict"), [(2.4, "reached"), (2.6, "not reached")])
 def test_sporadic_updates_are_judged_at_equal_updates(few: float, verdict: str) -> None:
     figures = {("p = 1", "cdni, equal updates"): 2.0, ("p = 0.2", "cdni, equal updates"): few}

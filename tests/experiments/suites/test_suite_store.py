@@ -44,9 +44,19 @@ def test_a_broken_line_is_told_with_its_number_and_the_others_are_used(tmp_path:
     assert store.results == results(3)
 
 
+def test_a_line_from_before_recipes_were_written_is_told_and_its_cell_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    older = [encode_result(result_of(cell, recipe={})) for cell in CELLS[:1]]
+    path.write_text("\n".join([*older, *map(encode_result, results(3)[1:])]) + "\n", encoding="utf-8")
+    store = Store(path)
+    assert "line 1: does not say what its method is made of" in store.broken[0] and len(store.broken) == 1
+    assert left(store) == [CELLS[0], *CELLS[3:]]
+
+
 def test_settings_that_are_none_are_a_broken_line(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
-    path.write_text('{"method": "bp", "seed": 0, "steps": 1, "settings": {"color": "red"}}\n', encoding="utf-8")
+    line = '{"method": "bp", "seed": 0, "steps": 1, "settings": {"color": "red"}, "recipe": {"plain": true}}\n'
+    path.write_text(line, encoding="utf-8")
     assert "line 1: settings: setting 'color' is unknown" in Store(path).broken[0]
 
 

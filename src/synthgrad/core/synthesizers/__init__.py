@@ -6,6 +6,7 @@ from synthgrad.core.synthesizers.convolutional import ConvSynthesizer
 from synthgrad.core.synthesizers.critic import CriticSynthesizer
 from synthgrad.core.synthesizers.feedback_alignment import FeedbackAlignmentSynthesizer, KickbackSynthesizer
 from synthgrad.core.synthesizers.heads import block_head, conv_head, linear_head, mlp_head, usual_head, zero_head
+from synthgrad.core.synthesizers.least_squares import LeastSquaresSynthesizer
 from synthgrad.core.synthesizers.linear import LinearSynthesizer
 from synthgrad.core.synthesizers.perceptron import MLPInputSynthesizer, MLPSynthesizer
 from synthgrad.core.synthesizers.reference import OracleSynthesizer, ZeroSynthesizer
@@ -23,6 +24,7 @@ __all__ = [
     "FeedbackAlignmentSynthesizer",
     "InputSynthesizer",
     "KickbackSynthesizer",
+    "LeastSquaresSynthesizer",
     "LinearSynthesizer",
     "MLPInputSynthesizer",
     "MLPSynthesizer",

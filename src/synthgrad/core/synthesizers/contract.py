@@ -5,7 +5,7 @@ Legend: B examples, T time steps, D features, C channels, H height, W width; `sh
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -80,6 +80,8 @@ class Synthesizer(nn.Module, ABC):
     def learn(self, activation: Tensor, answer: Answer, context: Context, feedback: Feedback) -> Tensor | None:
         """Learn from what came back: the loss that the optimizer shall minimize, a scalar; None if there is none.
 
+        One without a graph is looked at, whether it is finite, and no more.
+
         By default the squared L2 distance to the target. Summed over features and examples, never averaged: the mean
         over the examples of the step is taken outside, so that the parts of a batch add up to the batch.
         """
@@ -92,6 +94,13 @@ class Synthesizer(nn.Module, ABC):
         next one is asked for when the optimizer has stepped from the last one: a generator goes on from there.
         """
         return iter(())
+
+    def sums(self) -> Sequence[Tensor]:
+        """What the lessons since the last `rehearse` have added up, to be added up over replicas before the next one.
+
+        For who learns without an optimizer, whose gradients are added up anyhow; by default nothing.
+        """
+        return ()
 
     def forget(self) -> None:
         """Drop what is kept of earlier lessons: a step was given up, and they may be at fault. By default nothing."""
@@ -136,19 +145,29 @@ class LabelBias(nn.Module):
         """Labels (B,) for hidden (B, D), (B, T, D) or (B, C, H, W); or (B, T), one for each token, for (B, T, D)."""
         if self.weight is None or self.classes is None:
             return hidden
-        one_hot = context.one_hot(self.classes, self.weight.dtype)  # (B, classes) or (B, T, classes)
-        labels, rows = one_hot.shape[:-1], hidden.shape[:-1]
-        if len(labels) > 1 and (hidden.dim() == 4 or labels != rows):
-            raise ContextError(
-                f"got labels of shape {tuple(labels)} for an activation of {tuple(rows)} rows, expected one for each "
-                f"example or one for each token; pass such labels=, or classes=None"
-            )
+        one_hot = one_hot_for(hidden, context, self.classes, self.weight.dtype)
         if hidden.dim() == 2:
             return torch.addmm(hidden, one_hot, self.weight)  # one matrix product; to look up and add takes longer
         bias = one_hot @ self.weight  # (B, D), (B, T, D) or (B, C)
         if hidden.dim() == 4:
             return hidden + bias[:, :, None, None]
         return hidden + (bias.unsqueeze(1) if bias.dim() < hidden.dim() else bias)
+
+
+def one_hot_for(hidden: Tensor, context: Context, classes: int, dtype: torch.dtype) -> Tensor:
+    """The labels as rows of zeros with a one, (B, classes), or (B, T, classes) for hidden (B, T, D).
+
+    Raises:
+        ContextError: there is not one for each example, nor one for each token.
+    """
+    one_hot = context.one_hot(classes, dtype)
+    labels, rows = one_hot.shape[:-1], hidden.shape[:-1]
+    if len(labels) > 1 and (hidden.dim() == 4 or labels != rows):
+        raise ContextError(
+            f"got labels of shape {tuple(labels)} for an activation of {tuple(rows)} rows, expected one for each "
+            f"example or one for each token; pass such labels=, or classes=None"
+        )
+    return one_hot
 
 
 def derived(activation: Tensor, predict: Callable[[Tensor], tuple[Tensor, Tensor]], *, twice: bool) -> Answer:

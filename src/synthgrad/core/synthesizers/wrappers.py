@@ -13,7 +13,7 @@ Legend: B examples; `...` the rest of an activation's shape.
 import copy
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -64,6 +64,10 @@ class Wrapper(Synthesizer):
     def rehearse(self) -> Iterator[tuple[Tensor, int]]:
         """As the synthesizer inside."""
         return self.inner.rehearse()
+
+    def sums(self) -> Sequence[Tensor]:
+        """As the synthesizer inside."""
+        return self.inner.sums()
 
     def forget(self) -> None:
         """As the synthesizer inside."""
@@ -236,7 +240,7 @@ class Replay(Wrapper):
         seed: of the draws.
 
     Raises:
-        SynthgradError: fewer lessons than 0, or no memory.
+        SynthgradError: fewer lessons than 0, or no memory; or a synthesizer that adds up its lessons, which remembers.
     """
 
     def __init__(self, synthesizer: Synthesizer, lessons: int = 3, memory: int = 16, *, seed: int = 0) -> None:
@@ -244,6 +248,11 @@ class Replay(Wrapper):
         if lessons < 0 or memory < 1:
             raise SynthgradError(
                 f"Replay: lessons={lessons}, memory={memory}: expected whole numbers of at least 0 and 1"
+            )
+        if synthesizer.sums():
+            raise SynthgradError(
+                f"Replay: got a {type(synthesizer).__name__}, which adds up its lessons and so remembers them all, "
+                f"expected one that an optimizer teaches; leave Replay out"
             )
         self.lessons = lessons
         self._pairs: deque[Pair] = deque(maxlen=memory)

@@ -42,6 +42,7 @@ class RecurrentResult:
             bits of a character on the validation part, each time that they were measured.
         failed: why the cell was cut short; None if it was not.
         settings: of the method.
+        recipe: what the method is made of (`recipes`); nothing in results from before that was written down.
         versions: of Python and the packages.
         hardware: processor, cores, threads.
         command: the command line.
@@ -62,6 +63,7 @@ class RecurrentResult:
     curve: tuple[tuple[int, float], ...] = ()
     failed: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str | int] = field(default_factory=dict)
     command: str = ""

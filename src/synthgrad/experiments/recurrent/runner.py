@@ -22,6 +22,7 @@ from synthgrad.core.events import Evaluated, Event, Failed, Finished, Solved, St
 from synthgrad.core.synthesizers import Averaged, CriticSynthesizer, MLPSynthesizer, Replay, Synthesizer, mlp_head
 from synthgrad.data import Characters
 from synthgrad.experiments.material import device_named, synchronize
+from synthgrad.experiments.recipes import recipe_of
 from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import Method, RecurrentComparison
 from synthgrad.experiments.recurrent.streams import Copies, Stream, Text, Window, load, stream_of
@@ -236,6 +237,7 @@ class RecurrentCell:
             curve=tuple(self.curve),
             failed=self.failed,
             settings=self.training.as_table(),
+            recipe=recipe_of(self.method),
         )
 
     def _step(self, window: Window) -> None:

@@ -1,4 +1,8 @@
-"""A suite's file of results: a line for each cell, written at once as the cell ends, so that none is lost."""
+"""A suite's file of results: a line for each cell, written at once as the cell ends, so that none is lost.
+
+A line says what its method was made of. One that does not is from before such recipes were written down; nobody can
+tell whether the method has changed since, so it is passed over like a broken line, and that is said.
+"""
 
 import json
 from collections.abc import Iterable
@@ -40,7 +44,10 @@ class Store:
 
     def _take(self, number: int, line: bytes) -> None:
         try:
-            self._add(decode_any(line.decode()))
+            result = decode_any(line.decode())
+            if not result.recipe:
+                raise ValueError("does not say what its method is made of, as results from before 'recipe' do not")
+            self._add(result)
         except (ValueError, TypeError) as error:
             self.broken.append(
                 f"{self.path}, line {number}: {error}; not used, its cell is trained again: remove the line"

@@ -1,9 +1,11 @@
 """A suite is data: the entries of a table of the paper, and for each of them what is trained how.
 
 An entry with a seed is a cell. A cell is known by what it trains, not by a number: so whatever is in a file of results
-already, with the same settings, is not trained again, and what was trained with others is not taken for it.
+already, with the same settings and a method of the same recipe, is not trained again, and what was trained with others
+is not taken for it.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from synthgrad.experiments.measures import Measure, measure_of
 from synthgrad.experiments.names import SettingsError
+from synthgrad.experiments.recipes import recipe_of
 from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import RecurrentTraining
 from synthgrad.experiments.results import Judged, Result, judge
@@ -22,7 +25,7 @@ __all__ = ["BUDGETS", "AnyResult", "Cell", "Entry", "Identity", "Suite", "Table"
 BUDGETS = ("small", "full")
 AnyResult = Result | RecurrentResult
 AnyTraining = Training | RecurrentTraining
-Identity = tuple[AnyTraining, str, int]
+Identity = tuple[AnyTraining, str, str, int]
 CIFAR = "cifar10"
 # Where a cell is trained makes it no other cell, nor what it is compared with.
 NOT_OF_A_CELL = ("data_dir", "download", "device", "threads", "methods", "seeds")
@@ -96,7 +99,7 @@ class Cell:
     @property
     def identity(self) -> Identity:
         """By what it is known."""
-        return self.entry.training, self.entry.name, self.seed
+        return self.entry.training, self.entry.name, _written(recipe_of(self.entry.method(self.seed))), self.seed
 
 
 def identity_of(result: AnyResult) -> Identity:
@@ -107,7 +110,11 @@ def identity_of(result: AnyResult) -> Identity:
     """
     kind = RecurrentTraining if isinstance(result, RecurrentResult) else Training
     settings = {name: value for name, value in result.settings.items() if name not in NOT_OF_A_CELL}
-    return kind.from_table(settings, "settings"), result.method, result.seed
+    return kind.from_table(settings, "settings"), result.method, _written(result.recipe), result.seed
+
+
+def _written(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -175,10 +182,11 @@ class Table:
         found: dict[Identity, AnyResult] = {}
         for result in results:
             found.setdefault(identity_of(result), result)
-        cells: dict[tuple[AnyTraining, str], list[AnyResult]] = {}
-        for (training, name, _), result in found.items():
-            cells.setdefault((training, name), []).append(result)
-        own = {(one.row, one.column): cells.get((one.training, one.name), []) for one in suite.entries}
+        seeds = dict.fromkeys(result.seed for result in found.values())
+        own: dict[tuple[str, str], list[AnyResult]] = {}
+        for entry in suite.entries:
+            cells = (Cell(entry, seed).identity for seed in seeds)
+            own[entry.row, entry.column] = [found[identity] for identity in cells if identity in found]
         measures = {(one.row, one.column): measure_for(one.training) for one in suite.entries}
         return cls(
             suite,
