@@ -3,8 +3,8 @@
 run/trace/rank-0.jsonl      of each process its own file: `Started` with the plan, then a line for each action
 run/trace/rank-1.jsonl
 
-A step's lines are written when the next one begins, and those of a long one every quarter of a second: of a process
-that is killed (SIGKILL), the last step may be missing, and no more. `synthgrad trace run/trace` reads what there is.
+Lines are written every quarter of a second: of a process that is killed (SIGKILL), that much may be missing, and no
+more. `synthgrad trace run/trace` reads what there is.
 """
 
 import logging
@@ -26,7 +26,7 @@ from synthgrad.engines.local import LocalEngine
 __all__ = ["LIMIT", "trace"]
 
 LIMIT = 64 * 2**20  # bytes of a file: some 400,000 actions
-EVERY = 0.25  # seconds after which what is done is written, though its step is not over
+EVERY = 0.25  # seconds, after which what has been done is written
 log = logging.getLogger("synthgrad")
 
 
@@ -128,7 +128,7 @@ def _line(step: int, done: ActionDone) -> str:
 class _File:
     """Lines of JSON, up to a limit. Training goes on without it when the disk is full.
 
-    What is done is kept as it is until its step is over, and then all of it is written: between two actions, whose work
+    What is done is kept as it is, and written with what else has been done meanwhile: between two actions, whose work
     empties the processor's caches, whatever is called takes several times as long.
     """
 
@@ -144,13 +144,13 @@ class _File:
             raise TraceError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
         self.room, self.dropped = limit, 0
         self._kept: list[tuple[int, ActionDone]] = []  # with the steps
-        self._step, self._due = -1, 0.0  # of the last that was written; when to write again
+        self._due = 0.0  # when to write again
 
     def keep(self, step: int, done: ActionDone) -> None:
-        """Keep what was done; it is written with the first action of the next step, if not before."""
+        """Keep what was done, and now and then write what is kept."""
         self._kept.append((step, done))
-        if step != self._step or done.end >= self._due:
-            self._step, self._due = step, done.end + EVERY
+        if done.end >= self._due:
+            self._due = done.end + EVERY
             self._write_kept()
 
     def write(self, event: Event) -> None:
