@@ -1,5 +1,7 @@
 """What enters a step. Legend: B batch, T time, V classes."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from synthgrad import Context, ContextError, Loss, ShapeError
+from synthgrad import Context, ContextError, Loss, ShapeError, SynthgradError
 from synthgrad.core.batch import Batch
 
 
@@ -226,3 +228,33 @@ def test_a_context_is_on_the_activations_device_copied_once_for_all_who_ask() ->
     assert moved is context.on(there) and moved.error is None
     assert moved.labels is not None and moved.index is not None
     assert moved.labels.device == moved.index.device == there and context.labels is labels
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        partial(functional.cross_entropy, reduction="sum"),
+        lambda output, target: functional.nll_loss(output.log_softmax(1), target, reduction="sum") / 7,
+    ],
+    ids=["sum", "divided by a constant"],
+)
+def test_a_sum_over_examples_is_refused(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(SynthgradError, match=r"a sum over examples, expected their mean; take reduction=\"mean\""):
+        Loss(function).measure(torch.randn(6, 3), torch.arange(6) % 3, 6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.cross_entropy,
+        lambda output, target: functional.cross_entropy(output, target, reduction="sum") / len(target),
+        lambda output, target: output.sum() * 0.0,  # of which nobody can say what it is
+        lambda output, target: functional.cross_entropy(output[:6], target[:6], reduction="sum"),
+        lambda output, target: functional.cross_entropy(output.view(6, 3), target),  # cannot be tried
+    ],
+    ids=["mean", "sum over rows", "zero", "of six alone", "of six or none"],
+)
+def test_what_is_no_sum_over_examples_is_taken(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    loss = Loss(function)
+    loss.measure(torch.randn(6, 3), torch.arange(6) % 3, 6)
+    assert loss.count(torch.arange(6), 6) == 6

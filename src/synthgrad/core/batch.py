@@ -6,6 +6,7 @@ travels between stages is the gradient of the step's *mean* loss, with the count
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -274,8 +275,18 @@ class Loss:
         return None if leaf.grad is None else leaf.grad * batch.count
 
     def measure(self, output: Any, target: Any, rows: int) -> None:
-        """Learn from a sample how many loss terms each row has. Raises `ShapeError` if that is no whole number."""
+        """Learn from a sample how many loss terms each row has.
+
+        Raises:
+            ShapeError: that is no whole number.
+            SynthgradError: the loss is a sum over the rows, and so weighs batches by their size.
+        """
         value = self.function(output, target)
+        if value.dim() == 0 and self._is_sum(value, output, target, rows):
+            raise SynthgradError(
+                f"loss: of the sample it is {float(value):.4g}, and twice that of the sample taken twice: a sum over "
+                f'examples, expected their mean; take reduction="mean" (or "none"), or divide by the number of rows'
+            )
         if value.dim() > 0 and self._terms is None:
             if value.numel() % rows:
                 raise ShapeError(
@@ -285,6 +296,17 @@ class Loss:
             self._per_row = value.numel() // rows
             self._per_target = isinstance(target, Tensor) and value.numel() == target.numel()
             self._sampled = target.shape[1:] if isinstance(target, Tensor) and not self._per_target else None
+
+    def _is_sum(self, value: Tensor, output: Any, target: Any, rows: int) -> bool:
+        """Whether twice as many rows make twice as much; no, if that cannot be tried."""
+
+        def doubled(one: Tensor) -> Tensor:
+            return torch.cat([one, one]) if one.dim() > 0 and len(one) == rows else one
+
+        with torch.no_grad(), suppress(Exception):  # the user's own function, which may know of the batch
+            twice = self.function(*pytree.tree_map_only(Tensor, doubled, (output, target)))
+            return bool(value.abs() > 0) and torch.allclose(twice, 2 * value)
+        return False
 
     def count(self, target: Any, rows: int) -> int:
         """How many loss terms a batch has. Raises `ShapeError` where that cannot be known from the target."""
