@@ -87,9 +87,10 @@ UNTAUGHT = {
     "predsim",
     "dfa",
 }  # nothing comes back to learn from
+ROWS_ALONE = {"cdni-exact", "cdni-belief"}  # what is solved for grows with the square of a row's features
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ROWS_ALONE])
 @pytest.mark.parametrize("model", ["convolutional", "residual"])
 def test_networks_of_maps_are_trained_by_every_method(method: str, model: str) -> None:
     comparison = replace(SMALL, model=model, channels=2, epochs=1, steps=12, cuts="layer2")
@@ -185,6 +186,8 @@ def test_locks_are_those_of_the_plan() -> None:
         "predsim": ("forward",),
         "dfa": ("forward", "update"),
         "stale": ("forward",),
+        "cdni-exact": ("forward",),
+        "cdni-belief": ("forward",),
         "cdni-replay": ("forward",),
         "cdni-average": ("forward",),
         "cdni-normal": ("forward",),
