@@ -116,7 +116,7 @@ results: $(INSTALL) ## measure the committed results anew (four hours), and the 
 	"$(BIN)/synthgrad" recurrent compare --task text --data-dir "$(TEXT)" --methods $(CHOSEN) --characters 1000000 \
 	    --evaluations 5 --seeds 3 --results results/recurrent/text.jsonl
 	rm -f results/reproduce/*.jsonl
-	for name in table2 single sporadic unlock; do "$(BIN)/synthgrad" reproduce $$name || exit 1; done
+	for name in table2 single sporadic unlock two-speeds; do "$(BIN)/synthgrad" reproduce $$name || exit 1; done
 	for row in "Copy, T = 4" "Repeat Copy, T = 4"; do "$(BIN)/synthgrad" reproduce table1 --only "$$row" || exit 1; done
 	for name in step memory interface startup signals recurrent trace transport; do "$(BIN)/synthgrad" bench $$name --rounds 50 --json results/bench-$$name.json || exit 1; done
 	"$(BIN)/synthgrad" bench plan --rounds 3 --json results/bench-plan.json

@@ -28,7 +28,7 @@ class Options:
     """What `synthgrad reproduce` can be told.
 
     Attributes:
-        name: table1, table2, single, sporadic or unlock.
+        name: table1, table2, single, sporadic, unlock or two-speeds.
         budget: small, shorter than the paper's; or full, the paper's.
         seeds: how many, of weights and batches.
         only: the rows whose names begin so, such as FCN or 'FCN 3'.
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str]) -> Callable[..., int]:
     """The command as tyro wants it."""
 
     def run(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-        """Measure a table of the paper again: table1, table2, single, sporadic or unlock.
+        """Measure a table of the paper again: table1, table2, single, sporadic, unlock or two-speeds.
 
         Whatever stops it, the same command goes on: each cell, a method with a seed, is kept as soon as it has ended.
         """

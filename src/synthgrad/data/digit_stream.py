@@ -64,11 +64,12 @@ class DigitStream:
         self.images, self.labels, self.period, self.lanes = images, labels, period, lanes
         self._draw = torch.Generator().manual_seed(seed)
         self._windows = 0
-        self._threes = torch.zeros(lanes, dtype=torch.int64)
+        self._threes = torch.zeros(lanes, dtype=torch.int64, device=labels.device)
 
     def __next__(self) -> DigitWindow:
         """The next window."""
         drawn = torch.randint(len(self.labels), (self.period, self.lanes), generator=self._draw)  # (T, B)
+        drawn = drawn.to(self.labels.device)
         labels = self.labels[drawn]
         self._threes = self._threes + (labels == COUNTED).sum(0)
         self._windows += 1

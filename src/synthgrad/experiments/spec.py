@@ -11,7 +11,7 @@ from synthgrad.experiments.names import SettingsError
 from synthgrad.experiments.networks import NETWORKS, chosen_cuts, network_named
 from synthgrad.experiments.settings import Settings, check_above_zero, check_number, names_in
 
-__all__ = ["Comparison", "SettingsError", "Training"]
+__all__ = ["Comparison", "SettingsError", "StreamTraining", "Training"]
 
 DIGITS = "digits"
 
@@ -105,6 +105,24 @@ class Training(Settings):
     def defaults_for(cls, choice: str) -> Mapping[str, Any]:
         """The defaults that suit a data set. Raises `UnknownNameError` if there is none of this name."""
         return data_set_named(choice).defaults
+
+
+@dataclass(frozen=True)
+class StreamTraining(Training):
+    """Two nets at two speeds on a stream of digits; it has no use for a training's cuts, layers, epochs and probes.
+
+    `steps` are stretches of T^2 digits, `batch_size` lanes, `hidden` the units of both nets.
+
+    Attributes:
+        period: T, in digits.
+    """
+
+    period: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("period", "steps"):
+            check_number(name, getattr(self, name), at_least=1)
 
 
 @dataclass(frozen=True)

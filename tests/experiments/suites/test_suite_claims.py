@@ -23,7 +23,7 @@ def said(suite_name: str, figures: Mapping[tuple[str, str], float], *, seeds: in
     return "\n".join(suite.claims(Table.of(suite, results)))
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "single", "sporadic", "unlock"])
+@pytest.mark.parametrize("name", ["table1", "table2", "single", "sporadic", "unlock", "two-speeds"])
 def test_of_an_empty_table_nothing_is_said(name: str) -> None:
     assert said(name, {}) == ""
 
@@ -120,3 +120,14 @@ def test_longer_is_better_in_time() -> None:
     assert "dni is better than truncated back-propagation with the same window in 1 of 2 rows" in said(
         "table1", figures
     )
+
+
+def test_at_two_speeds_a_signal_is_compared_with_nothing_and_with_waiting() -> None:
+    row = "T = 3, 500 stretches"
+    figures = {(row, "bp"): 20.0, (row, "zero"): 50.0, (row, "sobolev"): 15.5}
+    assert said("two-speeds", figures) == (
+        f"{row}: sobolev is -34.50 points from nothing that comes back and -4.50 points from back-propagation through "
+        f"both nets."
+    )
+    assert said("two-speeds", figures, seeds=1).endswith("both nets, by one seed alone.")
+    assert said("two-speeds", {place: error for place, error in figures.items() if place[1] != "zero"}) == ""

@@ -13,7 +13,7 @@ from synthgrad.experiments.results import Result
 from synthgrad.experiments.suites.catalog import suite_named
 from synthgrad.experiments.suites.runner import run_cells
 from synthgrad.experiments.suites.store import Store
-from synthgrad.experiments.suites.suite import AnyResult, Cell, Where
+from synthgrad.experiments.suites.suite import AnyResult, Cell, Where, identity_of
 
 
 def trained(cells: list[Cell], where: Where, **provenance: Any) -> list[AnyResult]:
@@ -84,6 +84,15 @@ def test_a_sequence_trains(tmp_path: Path) -> None:
     short = replace(entry, training=replace(entry.training, steps=3))
     (result,) = trained([Cell(short, 0)], Where())
     assert result.failed is None and result.steps == 3
+
+
+def test_a_stream_trains_and_is_known_again(tiny_mnist: Path) -> None:
+    entry = next(one for one in suite_named("two-speeds", "small").entries if one.column == "sobolev")
+    short = Cell(replace(entry, training=replace(entry.training, steps=2)), 1)
+    (result,) = trained([short], Where(tiny_mnist))
+    assert result.failed is None and result.steps == 2 and identity_of(result) == short.identity
+    longer = replace(entry, training=replace(entry.training, period=2, steps=2))  # pyrefly: ignore
+    assert Cell(longer, 1).identity != short.identity
 
 
 def test_what_is_not_there_is_told_before_anything_is_trained(tmp_path: Path, tiny_mnist: Path) -> None:

@@ -6,12 +6,20 @@ from types import MappingProxyType
 from synthgrad.experiments.names import named
 from synthgrad.experiments.suites.images import single, sporadic_updates, table2, unlock
 from synthgrad.experiments.suites.sequences import table1
+from synthgrad.experiments.suites.speeds import two_speeds
 from synthgrad.experiments.suites.suite import BUDGETS, Suite
 
 __all__ = ["SUITES", "suite_named", "suite_of"]
 
 SUITES: Mapping[str, Callable[[str], Suite]] = MappingProxyType(
-    {"table1": table1, "table2": table2, "single": single, "sporadic": sporadic_updates, "unlock": unlock}
+    {
+        "table1": table1,
+        "table2": table2,
+        "single": single,
+        "sporadic": sporadic_updates,
+        "unlock": unlock,
+        "two-speeds": two_speeds,
+    }
 )
 
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from synthgrad.experiments.suites.suite import Table
 
-__all__ = ["OURS", "SOLVED", "single", "sporadic", "table1", "table2", "unlock"]
+__all__ = ["OURS", "SOLVED", "single", "sporadic", "table1", "table2", "two_speeds", "unlock"]
 
 OURS = ("sobolev", "local-block")  # one of these is the best signal of ours: the held-out part says which
 SOLVED = ("cdni-exact", "cdni-belief")  # cdni without an optimizer's lag, and with what a head believes besides
@@ -133,6 +133,22 @@ def table1(table: Table) -> list[str]:
                 f"{column} is better than truncated back-propagation with the same window in {len(better)} of "
                 f"{len(known)} rows; in the paper dni is in all of them."
             )
+    return said
+
+
+def two_speeds(table: Table) -> list[str]:
+    """Whether what a synthesizer says of the messages is better than nothing, and than waiting; row by row."""
+    said = []
+    for row in table.rows:
+        for column in (one for one in table.columns if one not in ("bp", "zero")):
+            ours = table.mean(row, column)
+            others = {"nothing that comes back": "zero", "back-propagation through both nets": "bp"}
+            theirs = {what: its for what, one in others.items() if (its := table.mean(row, one)) is not None}
+            if ours is not None and len(theirs) == len(others):
+                told = " and ".join(f"{_shown(ours - its):+.2f} points from {what}" for what, its in theirs.items())
+                places = ((row, one) for one in (column, *others.values()))
+                alone = ", by one seed alone" if table.seeds(*places) < 2 else ""
+                said.append(f"{row}: {column} is {told}{alone}.")
     return said
 
 

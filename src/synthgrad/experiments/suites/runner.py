@@ -11,9 +11,10 @@ from synthgrad.experiments.recurrent import runner as recurrent
 from synthgrad.experiments.recurrent import streams
 from synthgrad.experiments.recurrent.spec import RecurrentTraining
 from synthgrad.experiments.runner import Cell as ImageCell
-from synthgrad.experiments.spec import Training
+from synthgrad.experiments.spec import StreamTraining, Training
 from synthgrad.experiments.suites.suite import AnyResult, Cell, Where
 from synthgrad.experiments.turns import Running, Tell, run_seeds, threads
+from synthgrad.experiments.two_speeds import StreamCell
 
 __all__ = ["run_cells"]
 
@@ -89,4 +90,6 @@ def _running(cell: Cell, where: Where, tell: Tell, material: _Material) -> Runni
     if isinstance(training, RecurrentTraining):
         placed = replace(method, training=training)
         return recurrent.RecurrentCell(placed, cell.seed, labeled, data, device_named(training.device))
+    if isinstance(training, StreamTraining):
+        return StreamCell(training, method, cell.seed, labeled, data)
     return ImageCell(training, method, cell.seed, labeled, data)

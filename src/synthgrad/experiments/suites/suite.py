@@ -17,7 +17,7 @@ from synthgrad.experiments.recipes import recipe_of
 from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import RecurrentTraining
 from synthgrad.experiments.results import Judged, Result, judge
-from synthgrad.experiments.spec import Training
+from synthgrad.experiments.spec import StreamTraining, Training
 from synthgrad.experiments.suites.paper import Row
 
 __all__ = ["BUDGETS", "AnyResult", "Cell", "Entry", "Identity", "Suite", "Table", "Where", "identity_of", "measure_for"]
@@ -108,7 +108,9 @@ def identity_of(result: AnyResult) -> Identity:
     Raises:
         SettingsError: its settings are none.
     """
-    kind = RecurrentTraining if isinstance(result, RecurrentResult) else Training
+    kind: type[AnyTraining] = StreamTraining if "period" in result.settings else Training
+    if isinstance(result, RecurrentResult):
+        kind = RecurrentTraining
     settings = {name: value for name, value in result.settings.items() if name not in NOT_OF_A_CELL}
     return kind.from_table(settings, "settings"), result.method, _written(result.recipe), result.seed
 
