@@ -274,15 +274,21 @@ class Loss:
             back_propagate(self(leaf, batch))
         return None if leaf.grad is None else leaf.grad * batch.count
 
-    def measure(self, output: Any, target: Any, rows: int) -> None:
+    def measure(self, output: Any, target: Any, rows: int, *, sums: bool = False) -> None:
         """Learn from a sample how many loss terms each row has.
+
+        Args:
+            output: of the model.
+            target: of the sample.
+            rows: how many it has.
+            sums: let the loss be a sum over the rows: where batches are all of one size, it only has another scale.
 
         Raises:
             ShapeError: that is no whole number.
             SynthgradError: the loss is a sum over the rows, and so weighs batches by their size.
         """
         value = self.function(output, target)
-        if value.dim() == 0 and self._is_sum(value, output, target, rows):
+        if not sums and value.dim() == 0 and self._is_sum(value, output, target, rows):
             raise SynthgradError(
                 f"loss: of the sample it is {float(value):.4g}, and twice that of the sample taken twice: a sum over "
                 f'examples, expected their mean; take reduction="mean" (or "none"), or divide by the number of rows'

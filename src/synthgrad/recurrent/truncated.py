@@ -279,7 +279,7 @@ class TruncatedBPTT(nn.Module):
         output, target = (pytree.tree_map(lambda leaf: leaf.flatten(0, 1), whole) for whole in (output, target))
         if not self._measured:
             with torch.no_grad():
-                self.loss.measure(output, target, rows)
+                self.loss.measure(output, target, rows, sums=True)
             self._measured = True
         count = self.loss.count(target, rows) or rows
         return self.loss(output, Batch((), target, Context(), rows, rows, count)), count
