@@ -43,13 +43,17 @@ class Bundle:
         fitting = (dim for dim in (1 if dims == 4 else dims - 1, *range(1, dims)) if _agree(tensors, dim))
         return cls(leaves, next(fitting, None))
 
+    def tensors(self, output: Any) -> list[Tensor]:
+        """Those that cross, of all that the submodule returned."""
+        return _chosen(output, self.leaves)
+
     def pack(self, output: Any) -> Tensor:
         """Those tensors of all that the submodule returned, as one (B, ...), of the widest of their types.
 
         Raises:
             ShapeError: they differ where in the sample they agreed.
         """
-        return self.join(_chosen(output, self.leaves))
+        return self.join(self.tensors(output))
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """As `pack`, of the tensors themselves."""
@@ -72,7 +76,7 @@ class Bundle:
             like: a tree such as the submodule returns, with tensors of the shapes and types to part into.
         """
         leaves, structure = pytree.tree_flatten(like)
-        for place, tensor in zip(self.leaves, self._part(packed, _chosen(like, self.leaves)), strict=True):
+        for place, tensor in zip(self.leaves, self._part(packed, self.tensors(like)), strict=True):
             leaves[place] = tensor
         return pytree.tree_unflatten(leaves, structure)
 

@@ -34,10 +34,10 @@ def needed(piece: Excerpt, bundle: Bundle, name: str, sample: tuple[Any, ...], r
         recording: of the model on the sample, with values.
     """
     output = recording.calls[name][0].output
-    tensors = [pytree.tree_leaves(output)[leaf] for leaf in bundle.leaves]
+    tensors = bundle.tensors(output)
 
     def given(tensors: list[Tensor]) -> Any:
-        piece.answer_with(lambda name, call: recording.calls[name][call].output)
+        piece.answer_with(_truth(recording))
         try:
             with torch.no_grad(), random_preserved([*piece.parameters(), *tensors]):
                 return call_preserved(piece, sample, bundle.join(tensors).clone())
@@ -141,10 +141,7 @@ def _crossing(
 
 def _used_besides(piece: Excerpt, gives: Callable[[Answer], bool], recording: Recording) -> str | None:
     """The submodule whose output the piece uses, of those that are stubs in it; empty if it is something else."""
-
-    def truth(name: str, call: int) -> Any:
-        return recording.calls[name][call].output
-
+    truth = _truth(recording)
     wrong = (_wrong(recording, _nan), _wrong(recording, _other))
     if all(gives(answer) for answer in wrong):
         return None
@@ -159,6 +156,11 @@ def _used_besides(piece: Excerpt, gives: Callable[[Answer], bool], recording: Re
             if not gives(one_wrong):
                 return suspect
     return None  # the piece only cannot bear all of these values at once
+
+
+def _truth(recording: Recording) -> Answer:
+    """Stubs answer what the submodules returned."""
+    return lambda name, call: recording.calls[name][call].output
 
 
 def _wrong(recording: Recording, change: Callable[[Tensor], Tensor]) -> Answer:
