@@ -18,8 +18,9 @@ import synthgrad as sg
 from synthgrad import Action
 from synthgrad.core.events import ActionDone
 from synthgrad.core.plan import Line
+from synthgrad.engines.edges import edges_of
 from synthgrad.engines.latency import slow_links, slow_stages
-from synthgrad.engines.transport import ProcessTransport, edges_of
+from synthgrad.engines.transport import ProcessTransport
 
 sys.path.append(str(Path(__file__).parents[1] / "laws"))
 

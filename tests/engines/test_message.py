@@ -1,6 +1,7 @@
 """Frames: what is read is what was packed, and what cannot be read says why."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from synthgrad.engines.message import (
     News,
     farewell,
     pack,
+    places_of,
     product,
     read_header,
 )
@@ -30,8 +32,12 @@ def frame_of(value: object, news: News = News()) -> Tensor:  # noqa: B008
 
 
 def sent(value: object) -> object:
-    frame = frame_of(value)
-    return product(read_header(frame), frame)
+    return unpacked(frame_of(value))
+
+
+def unpacked(frame: Tensor) -> Any:
+    header = read_header(frame)
+    return product(header, places_of(header.layouts, frame))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -86,7 +92,7 @@ def test_what_was_packed_may_change_afterwards() -> None:
     tensor = torch.ones(4)
     frame = frame_of(tensor)
     tensor.zero_()
-    assert torch.equal(product(read_header(frame), frame), torch.ones(4))
+    assert torch.equal(unpacked(frame), torch.ones(4))
 
 
 def test_the_header_says_what_and_whose() -> None:
@@ -121,7 +127,7 @@ def test_a_farewell_tells_its_reason_and_fits_everywhere(reason: str) -> None:
     frame = farewell(4, reason)
     header = read_header(frame)
     assert header.action is None and header.step == 4 and len(frame) <= HEADER_BYTES + TEXT_BYTES
-    assert product(header, frame) == (reason or "?").encode()[:TEXT_BYTES].decode()
+    assert product(header, places_of(header.layouts, frame)) == (reason or "?").encode()[:TEXT_BYTES].decode()
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from synthgrad.core.errors import NumericalError, TransportError
 from synthgrad.core.plan import Line
 from synthgrad.engines import distributed
 from synthgrad.engines.distributed import DistributedEngine, windows
-from synthgrad.engines.message import News, pack
-from synthgrad.engines.transport import ProcessTransport, edges_of
+from synthgrad.engines.edges import Edge, edges_of
+from synthgrad.engines.message import HEADER_BYTES, News, pack
+from synthgrad.engines.transport import ProcessTransport
 
 sys.path.append(str(Path(__file__).parents[1] / "laws"))
 
@@ -33,9 +34,9 @@ WINDOW = 2
 Told = dict[str, Any]  # what a rank has to tell of a scenario
 
 
-def transport(rank: int, timeout: float = 10.0, window: int = WINDOW) -> ProcessTransport:
+def transport(rank: int, timeout: float = 10.0, window: int = WINDOW, *, share: bool = True) -> ProcessTransport:
     """Stage 0 on rank 0, stage 1 on rank 1."""
-    return ProcessTransport(rank, (0, 1), edges_of({(0, 1): window, (1, 0): window}, timeout))
+    return ProcessTransport(rank, (0, 1), edges_of({(0, 1): window, (1, 0): window}, timeout, share=share))
 
 
 def forward(microbatch: int) -> Line:
@@ -67,9 +68,9 @@ def failing(act: Callable[[], object]) -> Told:
 # ---- scenarios: each is run by both ranks, and tells what it found ---------------------------------------------------
 
 
-def changing_shapes(rank: int) -> Told:
+def changing_shapes(rank: int, *, share: bool = True) -> Told:
     """Larger and smaller than any buffer posted; what is asked for late is kept, and two readers get the same."""
-    post, draw, wrong, shared = transport(rank), random.Random(0), 0, 0
+    post, draw, wrong, shared = transport(rank, share=share), random.Random(0), 0, 0
     for step in range(40):
         rows, width = draw.choice([0, 1, 3, 300]), draw.choice([1, 7, 500])
         generator = torch.Generator().manual_seed(step)
@@ -91,6 +92,39 @@ def changing_shapes(rank: int) -> Told:
             post.send(lines[2].action, gradient, lines[2].readers)
     post.settle()
     return {"wrong": wrong, "shared": shared, "held": len(post.mailbox)}
+
+
+def changing_shapes_by_socket(rank: int) -> Told:
+    return changing_shapes(rank, share=False)
+
+
+def bytes_by_socket(rank: int) -> Told:
+    """Of the last messages, when both sides know their size: with shared memory, and where rank 1 has none."""
+    told: Told = {}
+    known, send = os.memfd_create, Edge.send
+    for name in ("shared", "without"):
+        if rank == 1 and name == "without":
+            del os.memfd_create
+        post, sent = transport(rank), list[int]()
+        os.memfd_create = known
+
+        def counting(self: Edge, tensor: Tensor, tag: int, sent: list[int] = sent) -> dist.Work:
+            sent.append(tensor.numel())
+            return send(self, tensor, tag)
+
+        Edge.send = counting
+        for step in range(4 * WINDOW):
+            line = forward(step)
+            post.begin(step, 0, [line])
+            if rank == 0:
+                post.send(line.action, torch.full((100, 100), float(step)), line.readers)
+            elif not bool((post.receive(line.action, by=line.readers[0]) == step).all()):
+                sent.append(-step)
+            dist.barrier()
+        Edge.send = send
+        post.settle()
+        told[name] = sent[-WINDOW:]
+    return told
 
 
 def fresh_tensors(rank: int) -> Told:
@@ -292,6 +326,8 @@ def comes_alone(rank: int) -> Told:
 
 SCENARIOS = [
     changing_shapes,
+    changing_shapes_by_socket,
+    bytes_by_socket,
     fresh_tensors,
     deadline,
     nobody_takes,
@@ -350,9 +386,16 @@ def told_of(played: Played, name: str, rank: int, *words: str) -> Told:
 # ---- what they found -------------------------------------------------------------------------------------------------
 
 
-def test_shapes_may_change_from_message_to_message(played: Played) -> None:
-    assert played[0]["changing_shapes"] == {"wrong": 0, "shared": 40, "held": 0}
-    assert played[1]["changing_shapes"] == {"wrong": 0, "shared": 0, "held": 0}
+@pytest.mark.parametrize("name", ["changing_shapes", "changing_shapes_by_socket"])
+def test_shapes_may_change_from_message_to_message(played: Played, name: str) -> None:
+    assert played[0][name] == {"wrong": 0, "shared": 40, "held": 0}
+    assert played[1][name] == {"wrong": 0, "shared": 0, "held": 0}
+
+
+def test_on_one_machine_the_socket_carries_headers_alone_where_there_is_shared_memory(played: Played) -> None:
+    whole = HEADER_BYTES + 100 * 100 * 4
+    assert played[0]["bytes_by_socket"] == {"shared": [HEADER_BYTES] * WINDOW, "without": [whole] * WINDOW}
+    assert played[1]["bytes_by_socket"] == {"shared": [], "without": []}
 
 
 def test_every_message_has_tensors_of_its_own(played: Played) -> None:

@@ -24,12 +24,13 @@ from synthgrad.core.plan import Line, Plan, line_of
 from synthgrad.core.run import run
 from synthgrad.core.stage import Stage
 from synthgrad.engines.digest import digest_of_batch, digest_of_tensors
+from synthgrad.engines.edges import edges_of
 from synthgrad.engines.local import Mailbox, Outcome
 from synthgrad.engines.message import News
 from synthgrad.engines.passages import open_passages, take_agreement, take_loss
 from synthgrad.engines.ranks import together
 from synthgrad.engines.replicas import Replicas, mesh_of
-from synthgrad.engines.transport import ProcessTransport, edges_of
+from synthgrad.engines.transport import ProcessTransport
 
 __all__ = ["DistributedEngine"]
 

@@ -6,12 +6,31 @@ autograd saves of them, share one storage, which lets go of what it was made fro
 """
 
 import weakref
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Frames"]
+__all__ = ["Frame", "Frames", "ordinary"]
+
+
+class Frame(NamedTuple):
+    """A frame that is lent.
+
+    Attributes:
+        bytes: uint8 (size,), from a multiple of 64 bytes on; what stands in it is noise.
+        place: of its memory among those that are kept; None: it is not kept.
+    """
+
+    bytes: Tensor
+    place: int | None
+
+
+def ordinary(_place: int | None, size: int) -> np.ndarray:
+    """Memory of this process alone."""
+    return torch.empty(size, dtype=torch.uint8).numpy()  # torch's begins where kernels want it
 
 
 class Frames:
@@ -19,23 +38,25 @@ class Frames:
 
     Args:
         most: how many pieces of memory are kept; what is needed beyond that is fresh, and given back to the system.
+        make: gives the memory for a place, uint8, of so many bytes or more; it may be what was there before.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, make: Callable[[int, int], np.ndarray] = ordinary) -> None:
+        self._most, self._make = most, make
         self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []  # and to whom it is lent
 
-    def take(self, size: int) -> Tensor:
-        """A frame of `size` bytes, uint8 (size,), that begins at a multiple of 64 bytes; what stands in it is noise."""
+    def take(self, size: int) -> Frame:
+        """A frame of `size` bytes."""
         free = [place for place, (_, lent) in enumerate(self._kept) if lent() is None]
         place = free[0] if free else len(self._kept)
+        if place >= self._most:
+            return Frame(torch.from_numpy(ordinary(None, size)), None)
         memory = self._kept[place][0] if free else None
         if memory is None or memory.size < size:
-            memory = torch.empty(size, dtype=torch.uint8).numpy()  # torch's begins where kernels want it
+            memory = self._make(place, size)
         frame = memory[:size]
-        if place < self._most:
-            self._kept[place : place + 1] = [(memory, weakref.ref(frame))]
-        return torch.from_numpy(frame)
+        self._kept[place : place + 1] = [(memory, weakref.ref(frame))]
+        return Frame(torch.from_numpy(frame), place)
 
     def __len__(self) -> int:
         """How many pieces of memory are kept."""

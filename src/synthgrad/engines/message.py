@@ -21,7 +21,18 @@ from synthgrad.core.actions import Action, Kind
 from synthgrad.core.batch import Gradient
 from synthgrad.core.errors import TransportError
 
-__all__ = ["HEADER_BYTES", "TEXT_BYTES", "Header", "Layout", "News", "farewell", "pack", "product", "read_header"]
+__all__ = [
+    "HEADER_BYTES",
+    "TEXT_BYTES",
+    "Header",
+    "Layout",
+    "News",
+    "farewell",
+    "pack",
+    "places_of",
+    "product",
+    "read_header",
+]
 
 VERSION = 0x5347_0003  # "SG", and a number that changes with the layout of the header
 ALIGNMENT = 64
@@ -125,6 +136,11 @@ class Header(NamedTuple):
         """Bytes that follow the header."""
         return _content(self.layouts)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole frame."""
+        return HEADER_BYTES + self.content
+
     def __str__(self) -> str:
         shapes = ", ".join(f"{str(one.dtype).removeprefix('torch.')} {one.shape}" for one in self.layouts)
         return f"{self.action or 'farewell'} of step {self.step}, {shapes or 'nothing'}, {self.content} bytes"
@@ -160,8 +176,8 @@ def pack(
     count, given = (product.count, (product.values, product.output)) if isinstance(product, Gradient) else (None, ())
     tensors = [t.detach() for t in given or (product,) if t is not None]
     header = Header(action, step, digest, count, news, tuple(map(_layout_of, tensors)))
-    frame = make(HEADER_BYTES + header.content)
-    for place, tensor in zip(_places(frame, header.layouts), tensors, strict=True):
+    frame = make(header.size)
+    for place, tensor in zip(places_of(header.layouts, frame), tensors, strict=True):
         place.copy_(tensor)
     _write_header(frame, header)
     return frame
@@ -172,7 +188,7 @@ def farewell(step: int, reason: str) -> Tensor:
     text = (reason or "?").encode()[:TEXT_BYTES]
     layout = Layout(torch.uint8, (len(text),), (0,))
     header = Header(None, step, 0, None, News(), (layout,))
-    frame = torch.zeros(HEADER_BYTES + header.content, dtype=torch.uint8)
+    frame = torch.zeros(header.size, dtype=torch.uint8)
     _write_header(frame, header)
     frame[HEADER_BYTES : HEADER_BYTES + len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     return frame
@@ -180,18 +196,18 @@ def farewell(step: int, reason: str) -> Tensor:
 
 def _layout_of(tensor: Tensor) -> Layout:
     """As it lies; without the gaps or overlaps, if there are any."""
-    device = tensor.device.type
-    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.dim() > DIMS or device not in DEVICES:
+    device, dims = tensor.device.type, tensor.dim()
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or dims > DIMS or device not in DEVICES:
         raise TransportError(
-            f"a {tensor.layout} tensor of {tensor.dtype} with {tensor.dim()} dimensions on {device} cannot travel; "
+            f"a {tensor.layout} tensor of {tensor.dtype} with {dims} dimensions on {device} cannot travel; "
             f"expected a dense one of at most {DIMS} dimensions on {' or '.join(DEVICES)}, of "
             f"{', '.join(map(str, DTYPES))}; convert it, or cut elsewhere"
         )
-    shape, strides = tuple(tensor.shape), tensor.stride()
-    order = tuple(sorted(range(len(shape)), key=strides.__getitem__, reverse=True))
-    layout = Layout(tensor.dtype, shape, order, device)
-    dense = tensor.is_contiguous() or tensor.permute(order).is_contiguous()
-    return layout if dense else layout._replace(order=tuple(range(len(shape))))
+    order = tuple(range(dims))
+    if not tensor.is_contiguous():
+        falling = tuple(sorted(order, key=tensor.stride().__getitem__, reverse=True))
+        order = falling if tensor.permute(falling).is_contiguous() else order
+    return Layout(tensor.dtype, tuple(tensor.shape), order, device)
 
 
 def _write_header(frame: Tensor, header: Header) -> None:
@@ -270,13 +286,12 @@ def _layout(dtype: int, dims: int, packed: int, device: int, *shape: int) -> Lay
     return Layout(DTYPES[dtype], tuple(shape[:dims]), order, DEVICES[device])
 
 
-def product(header: Header, frame: Tensor, start: int = HEADER_BYTES) -> Any:
-    """What the message brings; its tensors lie in the frame, from the byte `start` on, or on their own device.
+def product(header: Header, places: Sequence[Tensor]) -> Any:
+    """What the message brings, whose tensors lie in these `places` of its frame; or on their own device.
 
     A farewell's is its text.
     """
-    values = _places(frame, header.layouts, start)
-    values = [place.to(layout.device) for place, layout in zip(values, header.layouts, strict=True)]
+    values = [place.to(layout.device) for place, layout in zip(places, header.layouts, strict=True)]
     if header.action is None:
         return bytes(values[0].tolist()).decode(errors="replace")
     if header.count is not None:
@@ -284,8 +299,8 @@ def product(header: Header, frame: Tensor, start: int = HEADER_BYTES) -> Any:
     return values[0] if values else None
 
 
-def _places(frame: Tensor, layouts: Sequence[Layout], start: int = HEADER_BYTES) -> list[Tensor]:
-    """Where in the frame each tensor lies."""
+def places_of(layouts: Sequence[Layout], frame: Tensor, start: int = HEADER_BYTES) -> list[Tensor]:
+    """Where in the frame tensors of these layouts lie, from the byte `start` on."""
     places: list[Tensor] = []
     for layout in layouts:
         places.append(layout.within(frame, start))

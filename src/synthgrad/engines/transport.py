@@ -11,7 +11,8 @@ not asked for yet in a mailbox, the one that also serves the readers on its own 
 Why frames fit. gloo delivers a message only into a buffer that has been posted, and one that is too small for its
 message ends the process; so buffers are posted before their messages are known, as large as the largest message so far.
 Both sides count alike: the buffer of message n was posted just before message n - window was taken. What does not fit
-goes in two parts, of which the second is posted when the header has come.
+goes in two parts, of which the second is posted when the header has come. On one machine the sender writes into the
+posted buffer itself, where it can, and sends the header alone: see `shared`.
 
 Why every handle is waited for. gloo drops a message whose handle is dropped before it has gone, and says of none that
 it has gone before its handle is waited for.
@@ -19,10 +20,9 @@ it has gone before its handle is waited for.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,52 +33,25 @@ from torch import Tensor
 from synthgrad.core.actions import Action
 from synthgrad.core.errors import TransportError
 from synthgrad.core.plan import Line
-from synthgrad.engines.frames import Frames
+from synthgrad.engines.edges import Edge
+from synthgrad.engines.frames import Frames, ordinary
 from synthgrad.engines.local import Mailbox
-from synthgrad.engines.message import HEADER_BYTES, TEXT_BYTES, Header, News, farewell, pack, product, read_header
+from synthgrad.engines.message import (
+    HEADER_BYTES,
+    TEXT_BYTES,
+    Header,
+    News,
+    farewell,
+    pack,
+    places_of,
+    product,
+    read_header,
+)
 
-__all__ = ["Edge", "ProcessTransport", "edges_of"]
+__all__ = ["ProcessTransport"]
 
 Doing = Callable[[], str]  # what is being done, in words, which are made only where something goes wrong
 WHOLE, REST = 0, 1  # tags: of a frame or its header, and of the rest of a frame that did not fit
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One direction between two ranks.
-
-    Attributes:
-        source: the rank that sends.
-        target: the rank that receives.
-        group: a process group of these two, for this edge alone.
-        window: how many messages may be on their way; the same on both sides.
-        timeout: how long to wait, in seconds.
-    """
-
-    source: int
-    target: int
-    group: Any  # dist.ProcessGroup; on other ranks torch gives a number
-    window: int
-    timeout: float
-
-    def __str__(self) -> str:
-        return f"rank {self.source} -> rank {self.target}"
-
-    def send(self, tensor: Tensor, tag: int) -> dist.Work:
-        """Begin to; past `dist.isend`, which looks everything up again for every message."""
-        return self.group.send([tensor], self._place(self.target), tag)
-
-    def receive(self, tensor: Tensor, tag: int) -> dist.Work:
-        """Begin to."""
-        return self.group.recv([tensor], self._place(self.source), tag)
-
-    def _place(self, rank: int) -> int:
-        """In the group, where ranks stand in their order."""
-        return int(rank == max(self.source, self.target))
-
-    def wait(self, work: dist.Work) -> None:
-        """Until the work is done. Raises `RuntimeError` if it fails or takes too long; the edge is then of no use."""
-        work.wait(timedelta(seconds=self.timeout))
 
 
 class _Outgoing:
@@ -87,22 +60,35 @@ class _Outgoing:
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
         self.unfinished: deque[tuple[list[dist.Work], Tensor]] = deque()  # gloo needs handle and frame until it is done
+        self._frames = Frames(1 + edge.window)
+        self._there: Tensor | None = None  # the frame to be sent next, if it lies in the receiver's memory
+        self._sent = 0
         self._sizes: deque[int] = deque()  # of the messages for which the buffers have not grown yet
         self._capacity = HEADER_BYTES + TEXT_BYTES
 
-    def put(self, frame: Tensor) -> None:
-        if len(self.unfinished) >= self.edge.window:
-            self.finish_one()
-        self.post(frame)
+    @property
+    def full(self) -> bool:
+        """Whether an older message has to go first."""
+        return len(self.unfinished) >= self.edge.window
+
+    def take(self, size: int) -> Tensor:
+        """A frame for the next message, uint8 (size,): in the receiver's memory, if one stands ready there."""
+        self._there = None if self.edge.peer is None else self.edge.peer.find(self._sent, size)
+        return self._frames.take(size).bytes if self._there is None else self._there
 
     def post(self, frame: Tensor) -> None:
         """Without looking at how many are on their way."""
         if len(self._sizes) > self.edge.window:
             self._capacity = max(self._capacity, self._sizes.popleft())
         self._sizes.append(frame.numel())
-        parts = [frame] if frame.numel() <= self._capacity else [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
+        header, rest = frame[:HEADER_BYTES], frame[HEADER_BYTES:]
+        if frame is self._there:
+            parts = [header]
+        else:
+            parts = [frame] if frame.numel() <= self._capacity else [header, rest]
         works = [self.edge.send(part, tag) for tag, part in enumerate(parts)]
         self.unfinished.append((works, frame))
+        self._sent += 1
 
     def finish_one(self) -> None:
         works, _ = self.unfinished[0]
@@ -130,35 +116,44 @@ class _Incoming:
         self.last: Header | None = None
         self.hold: Callable[[Header, float, bool], None] | None = None  # see `slow_links`
         self._capacity = HEADER_BYTES + TEXT_BYTES
-        self._frames = Frames(2 * edge.window + 2)  # those posted, and as many that are being learned from
+        self._frames = Frames(edge.places, ordinary if edge.own is None else edge.own.make)
+        self._count = 0
         for _ in range(edge.window):
             self._post()
 
     def take(self) -> tuple[Header, Any]:
         """The next message's header, and what it brings."""
-        self._post()  # before the wait, and not behind it, where others wait for what comes
+        # Before the wait, and not behind it, where others wait for what comes: another buffer is posted, and it is
+        # looked up where in this one the tensors lie, if they are like the last ones.
+        self._post()
         work, frame, posted = self.posted.popleft()
+        likely = () if self.last is None or self.last.size > frame.numel() else self.last.layouts
+        places = places_of(likely, frame)
         if isinstance(work, RuntimeError):
             raise work
         self.edge.wait(work)
         header = self.last = read_header(frame)
-        size = HEADER_BYTES + header.content
-        whole = size <= frame.numel()
+        whole = header.size <= frame.numel()
         if not whole:
             frame = torch.empty(header.content, dtype=torch.uint8)
             self.edge.wait(self.edge.receive(frame, REST))
         if self.hold is not None:
             self.hold(header, posted, not whole)
-        self._capacity = max(self._capacity, size)
-        return header, product(header, frame, HEADER_BYTES if whole else 0)
+        self._capacity = max(self._capacity, header.size)
+        if not whole or header.layouts != likely:
+            places = places_of(header.layouts, frame, HEADER_BYTES if whole else 0)
+        return header, product(header, places)
 
     def _post(self) -> None:
-        frame = self._frames.take(self._capacity)
+        frame, place = self._frames.take(self._capacity)
         try:
             work = self.edge.receive(frame, WHOLE)
         except RuntimeError as error:  # a peer that has ended: no fault until something is asked of it
             work = error
+        if self.edge.own is not None and place is not None:
+            self.edge.own.offer(self._count, place, self._capacity)
         self.posted.append((work, frame, time.monotonic()))
+        self._count += 1
 
 
 @dataclass
@@ -185,7 +180,6 @@ class ProcessTransport:
         self.mailbox = Mailbox()
         self.outgoing = {edge.target: _Outgoing(edge) for edge in edges if edge.source == rank}
         self.incoming = {edge.source: _Incoming(edge) for edge in edges if edge.target == rank}
-        self._frames = Frames(1 + sum(end.edge.window for end in self.outgoing.values()))
         self.step = _Step()
 
     @property
@@ -218,12 +212,13 @@ class ProcessTransport:
         if self.rank in targets:
             self.mailbox.send(action, product, tuple(reader for reader in to if self.ranks[reader.stage] == self.rank))
             targets.remove(self.rank)
-        if targets:
-            step = self.step
-            frame = pack(action, product, step=step.number, digest=step.digest, news=step.news, make=self._frames.take)
-            for target in targets:
-                end = self.outgoing[target]
-                self._watched(end.edge, partial(end.put, frame), partial("sending {}".format, action))
+        step = self.step
+        for target in targets:
+            end, doing = self.outgoing[target], partial("sending {}".format, action)
+            if end.full:
+                self._watched(end.edge, end.finish_one, doing)
+            frame = pack(action, product, step=step.number, digest=step.digest, news=step.news, make=end.take)
+            self._watched(end.edge, partial(end.post, frame), doing)
 
     def settle(self) -> None:
         """Wait until all that was sent has gone. Raises `TransportError` as `send`.
@@ -329,12 +324,3 @@ class ProcessTransport:
             return f"messages not known to have gone: {len(self.outgoing[edge.target].unfinished)} of {edge.window}"
         end = self.incoming[edge.source]
         return f"messages expected: {len(end.expected)}, buffers posted: {len(end.posted)}, held: {len(self.mailbox)}"
-
-
-def edges_of(pairs: Mapping[tuple[int, int], int], timeout: float) -> list[Edge]:
-    """An edge for each ordered pair of ranks, with its window; every rank of the world must call it alike."""
-    limit = timedelta(seconds=timeout)
-    return [
-        Edge(source, target, dist.new_group([source, target], timeout=limit, backend="gloo"), window, timeout)
-        for (source, target), window in sorted(pairs.items())
-    ]

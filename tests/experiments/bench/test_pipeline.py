@@ -32,7 +32,8 @@ from synthgrad.experiments.spec import SettingsError
 
 SMALL, ROWS = Network(6, 8, 4), 16
 LINK = 0.005
-SIDES = ["one_process", "two_threads", *(f"torch_{name}_{parts}" for name in ("gpipe", "1f1b") for parts in (2, 4, 8))]
+ON_FIRST = ("one_process", "two_threads", "two_apart")
+SIDES = [*ON_FIRST, *(f"torch_{name}_{parts}" for name in ("gpipe", "1f1b") for parts in (2, 4, 8))]
 Ranks = list[dict[str, Any]]
 
 
@@ -76,7 +77,7 @@ def small_images(folder: Path) -> None:
 
 def test_every_side_is_timed_by_the_rank_that_ends_its_steps(played: Ranks) -> None:
     first, last = (one["throughput"]["seconds"] for one in played)
-    assert set(first) == {"one_process", "two_threads"} and set(last) == {*SIDES[2:], *SCHEDULES}
+    assert set(first) == set(ON_FIRST) and set(last) == {*SIDES[3:], *SCHEDULES}
     assert all(len(seconds) == TIMED and min(seconds) > 0 for seconds in [*first.values(), *last.values()])
 
 
@@ -89,6 +90,7 @@ def test_messages_and_activations_are_counted(played: Ranks) -> None:
         assert first["peak"][name] > 0 and last["peak"][name] > 0
     assert first["peak"]["gpipe"] > first["peak"]["one_f_one_b"]  # which holds two microbatches at most, of four
     assert first["peak"]["one_process"] > first["peak"]["backprop"] > 0 == last["peak"]["one_process"]
+    assert first["peak"]["two_apart"] == last["peak"]["two_apart"] == first["peak"]["one_process"]  # both train
 
 
 def trace(stage: int, seconds: float) -> list[str]:
@@ -112,8 +114,8 @@ def test_costs_are_all_but_waiting_and_the_link_what_is_waited_for_besides() -> 
 
 def test_the_ratios_are_those_of_the_medians() -> None:
     seconds = {name: [1.0, 2.0, 9.0] for name in SIDES} | {name: [1.0] for name in SCHEDULES}
-    seconds |= {"torch_1f1b_4": [1.5, 1.5, 99.0], "two_threads": [1.2], "gpipe": [0.8]}
-    first = {name: seconds[name] for name in ("one_process", "two_threads")}
+    seconds |= {"torch_1f1b_4": [1.5, 1.5, 99.0], "two_threads": [1.2], "gpipe": [0.8], "two_apart": [2.5]}
+    first = {name: seconds[name] for name in ON_FIRST}
     last = {name: taken for name, taken in seconds.items() if name not in first}
     counted = {"bytes": dict.fromkeys(SCHEDULES, 2048.0), "peak": {}}
     traces = [dict.fromkeys(SCHEDULES, trace(stage, 0.25)) for stage in (0, 1)]
@@ -121,6 +123,7 @@ def test_the_ratios_are_those_of_the_medians() -> None:
         {"seconds": first, "traces": traces[0], **counted}, {"seconds": last, "traces": traces[1], **counted}
     )
     assert ratios["unlocked_over_one_process"] == 2.0 and ratios["unlocked_over_two_threads"] == 1.2
+    assert ratios["unlocked_over_two_apart"] == 1.25 and ratios["two_apart_over_one_process"] == 1.6
     assert ratios["unlocked_over_torch_pipelining"] == 1.5 and ratios["unlocked_over_own_locked"] == 0.8
     assert figures["torch_gpipe_8_ms"] == 2000.0 and figures["gpipe_kib_forward"] == 2.0
     assert ratios["predicted_over_measured_unlocked"] == pytest.approx(1.0)  # F T S U in one second, on rank 0
@@ -129,10 +132,9 @@ def test_the_ratios_are_those_of_the_medians() -> None:
 
 def test_what_was_measured_gives_every_figure(played: Ranks) -> None:
     ratios, figures = throughput_figures(*(one["throughput"] for one in played))
-    expected = {"one_process", "two_threads", "torch_pipelining", "own_locked"}
-    assert set(ratios) == {f"unlocked_over_{name}" for name in expected} | {
-        f"predicted_over_measured_{name}" for name in SCHEDULES
-    }
+    expected = {f"unlocked_over_{name}" for name in (*ON_FIRST, "torch_pipelining", "own_locked")}
+    expected |= {f"predicted_over_measured_{name}" for name in SCHEDULES}
+    assert set(ratios) == expected | {"two_apart_over_one_process"}
     assert all(value is not None and value > 0 for value in [*ratios.values(), *figures.values()])
 
 

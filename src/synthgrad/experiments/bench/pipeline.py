@@ -5,6 +5,9 @@ some steps of one way to train, begun by both processes together; all take turns
 from one step's end to the next on the process that ends it, in the middle of a turn: at its start a pipeline fills, at
 its end one process works alone. Plain PyTorch, `torch.distributed.pipelining` and our stages have the same optimizer.
 
+`two_apart` says what the machine has to give: two processes that train a network each, at the same time, and have
+nothing to do with each other. Where these slow each other down, two processes cannot be twice as fast as one.
+
 How long it takes to an accuracy is another run, of MNIST: see `race`.
 """
 
@@ -85,6 +88,8 @@ def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | Non
     ratios: dict[str, float | None] = {
         "unlocked_over_one_process": step["one_process"] / step["unlocked"],
         "unlocked_over_two_threads": step["two_threads"] / step["unlocked"],
+        "unlocked_over_two_apart": step["two_apart"] / 2 / step["unlocked"],
+        "two_apart_over_one_process": 2 * step["one_process"] / step["two_apart"],
         "unlocked_over_torch_pipelining": best / step["unlocked"],
         "unlocked_over_own_locked": min(step[name] for name in SCHEDULES if name != "unlocked") / step["unlocked"],
     }
@@ -116,6 +121,7 @@ def _sides(rank: int, network: Network, data: Callable[[int], tuple[Tensor, Tens
     sides = {
         "one_process": one_process(rank, network.build(), data),
         "two_threads": one_process(rank, network.build(), data, threads=2),
+        "two_apart": one_process(0, network.build(), data),  # on both ranks
     }
     for name, kind in (("gpipe", "ScheduleGPipe"), ("1f1b", "Schedule1F1B")):
         for parts in PARTS:

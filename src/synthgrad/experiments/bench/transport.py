@@ -19,7 +19,8 @@ from synthgrad.core.run import run as run_actions
 from synthgrad.core.schedules import backprop
 from synthgrad.core.stage import Stage
 from synthgrad.engines.distributed import windows
-from synthgrad.engines.transport import ProcessTransport, edges_of
+from synthgrad.engines.edges import edges_of
+from synthgrad.engines.transport import ProcessTransport
 from synthgrad.experiments.bench.ranks import on_ranks
 
 __all__ = ["run"]
