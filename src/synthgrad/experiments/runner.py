@@ -4,34 +4,31 @@ Shapes: `B` batch, `N` examples, `T` tokens of an example.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from synthgrad.core.agreement import Agreement, Alignment
+from synthgrad.core.agreement import Alignment
 from synthgrad.core.batch import Loss
-from synthgrad.core.errors import NumericalError
-from synthgrad.core.events import Evaluated, Event, Failed, Finished, Probed, Started, StepDone
+from synthgrad.core.events import Evaluated, Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
 from synthgrad.data import Split
 from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.local import Outcome
 from synthgrad.engines.trace import trace
-from synthgrad.experiments.material import load, synchronize
+from synthgrad.experiments.material import load
 from synthgrad.experiments.methods import Method, factory, method_named
 from synthgrad.experiments.networks import network_named
-from synthgrad.experiments.recipes import recipe_of
 from synthgrad.experiments.results import Result
 from synthgrad.experiments.spec import Comparison, Training
-from synthgrad.experiments.turns import TURN, Tell, run_seeds, threads
+from synthgrad.experiments.turns import Figures, Running, Tell, gather, medians, run_seeds, threads
 
 __all__ = ["Cell", "Keep", "PlainLoop", "run_comparison"]
 
@@ -190,7 +187,7 @@ def _lr_schedule(optimizer: torch.optim.Optimizer, *, warm_up: int, steps: int) 
 # ---- one method with one seed ----------------------------------------------------------------------------------------
 
 
-class Cell:
+class Cell(Running):
     """One method with one seed.
 
     Args:
@@ -214,77 +211,56 @@ class Cell:
         data: Split | None = None,
         trace_to: Path | None = None,
     ) -> None:
-        self.training, self.method, self.seed = training, method, seed
-        self._tell, self._trace_to = tell, trace_to
         self.split = load(training, seed) if data is None else data
         self.batches = len(self.split.train_y) // training.batch_size  # of an epoch
-        self.total = training.steps or self.batches * training.epochs
+        super().__init__(method, training, seed, tell, total=training.steps or self.batches * training.epochs)
         self.period = -(-training.steps // EVALUATIONS) if training.steps else self.batches  # steps between evaluations
-        self.steps = 0
-        self.seconds: list[float] = []  # of each step
-        self.agreement: dict[str, dict[str, list[float]]] = {}
-        self.alignment: dict[str, dict[str, list[float]]] = {}
+        self.alignment: Figures = {}
         self.evaluated: dict[str, Evaluated] = {}  # the last of each split
-        self.failed: str | None = None
+        self._trace_to = trace_to
         self._order = torch.Generator().manual_seed(seed)
         self._epoch = torch.empty(0, dtype=torch.long)  # (N,) numbers of the images, in this epoch's order
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with self.seeded():
             self.net = _build(training, method, self.split, self.total)
-            self._random = torch.get_rng_state()
 
-    def turns(self) -> Iterator[None]:
-        """Train, pausing after every `TURN` steps; whatever runs in the pauses changes nothing here."""
-        began = time.perf_counter()
-        self.tell(Started(self.training.as_table() | {"steps": self.total}, self.lock_names))
-        try:
-            with self._traced():
-                while self.steps < self.total:
-                    with self._own_random():
-                        for _ in range(min(TURN, self.total - self.steps)):
-                            self._step(*self._next_batch())
-                            if self.steps % self.period == 0:
-                                self._evaluate("valid", self.split.valid_x, self.split.valid_y)
-                    yield
-            self._evaluate("test", self.split.test_x, self.split.test_y)
-            self.tell(Finished(self.steps, time.perf_counter() - began))
-        except NumericalError as error:
-            self.failed = str(error)
-            self.tell(Failed(self.steps, self.failed))
+    def beginning(self) -> Started:
+        """Also what updates wait for."""
+        return replace(super().beginning(), locks=self.lock_names)
 
-    def _traced(self) -> AbstractContextManager[None]:
-        if self._trace_to is None or not isinstance(self.net, Decoupled):  # a plain loop has no stages
+    def watched(self) -> AbstractContextManager[None]:
+        """Traced, if that is asked for; a plain loop has no stages."""
+        if self._trace_to is None or not isinstance(self.net, Decoupled):
             return nullcontext()
         return trace(self.net, self._trace_to)
+
+    def advance(self) -> None:
+        """Learn from a batch; after an epoch, look at the held-out part."""
+        self._step(*self._next_batch())
+        if self.steps % self.period == 0:
+            self._evaluate("valid", self.split.valid_x, self.split.valid_y)
+
+    def judge(self) -> None:
+        """On the test part."""
+        self._evaluate("test", self.split.test_x, self.split.test_y)
 
     @property
     def lock_names(self) -> tuple[str, ...]:
         """What updates wait for, in the order in which a batch meets it."""
         return tuple(lock.value for lock in Lock if lock in self.net.locks)
 
-    def tell(self, event: Event) -> None:
-        """Pass on an event, saying where it happened."""
-        self._tell(event, {"method": self.method.name, "seed": self.seed})
-
     def result(self) -> Result:
         """What was measured; of a cell that failed, only how far it came: its figures are on the way to NaN."""
         whole = self.failed is None
         test, valid = (self.evaluated.get(split) if whole else None for split in ("test", "valid"))
         return Result(
-            method=self.method.name,
-            seed=self.seed,
-            steps=self.steps,
+            **self.common(),
             test_error=test.error if test else None,
             test_loss=test.loss if test else None,
             valid_error=valid.error if valid else None,
             valid_loss=valid.loss if valid else None,
-            ms_per_step=1e3 * median(self.seconds) if self.seconds else None,
             locks=self.lock_names,
-            agreement=_medians(self.agreement) if whole else {},
-            alignment=_medians(self.alignment) if whole else {},
-            failed=self.failed,
-            settings=self.training.as_table(),
-            recipe=recipe_of(self.method),
+            agreement=medians(self.agreement) if whole else {},
+            alignment=medians(self.alignment) if whole else {},
         )
 
     def _next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,22 +273,17 @@ class Cell:
         return self.split.train_x[chosen], self.split.train_y[chosen], chosen
 
     def _step(self, inputs: Tensor, labels: Tensor, index: Tensor) -> None:
-        synchronize(labels.device)
-        start = time.perf_counter()
-        outcome = self.net.step(inputs, target=labels, index=index)
-        synchronize(labels.device)
-        self.seconds.append(time.perf_counter() - start)
+        with self.timed(labels.device):
+            outcome = self.net.step(inputs, target=labels, index=index)
         loss = float(outcome.loss)
-        if not math.isfinite(loss):  # a plain loop does not look itself
-            raise NumericalError(f"the loss is {loss} after step {self.steps + 1}; lower --lr", stage=-1)
+        self.expect_finite(loss, step=self.steps + 1)
         self.steps += 1
-        agreement = _gather(self.agreement, outcome.agreement)
-        self.tell(StepDone(self.steps, loss, agreement))
-        if self._is_probed(self.steps):
+        self.tell(StepDone(self.steps, loss, gather(self.agreement, outcome.agreement)))
+        if self.is_due(self.training.probes):
             images, target, numbers = self._probed
             aligned = self.net.probe(images, target=target, index=numbers)
             if aligned:
-                self.tell(Probed(self.steps, _gather(self.alignment, aligned)))
+                self.tell(Probed(self.steps, gather(self.alignment, aligned)))
 
     @property
     def _probed(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -323,11 +294,6 @@ class Cell:
             return split.train_x[:rows], split.train_y[:rows], torch.arange(rows, device=split.train_y.device)
         return split.valid_x[:rows], split.valid_y[:rows], None
 
-    def _is_probed(self, step: int) -> bool:
-        """Whether one of the probes, spread evenly over the run, falls on this step."""
-        probes = self.training.probes
-        return step * probes // self.total > (step - 1) * probes // self.total
-
     def _evaluate(self, split: str, inputs: Tensor, labels: Tensor) -> None:
         self.net.plain.eval()
         with torch.no_grad():
@@ -335,35 +301,7 @@ class Cell:
             output = torch.cat([self.net.plain(part) for part in parts])  # (N, classes) or (N, T, classes)
         self.net.plain.train()
         loss = float(_loss(output, labels))
-        if not math.isfinite(loss):
-            raise NumericalError(f"the loss on the {split} part is {loss} after step {self.steps}", stage=-1)
+        self.expect_finite(loss, step=self.steps, where=f" on the {split} part")
         error = float((output.argmax(-1) != labels).cpu().double().mean())
         self.evaluated[split] = Evaluated(self.steps, split, loss, error)
         self.tell(self.evaluated[split])
-
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        """Draw random numbers from where this cell left off, not from where another one did."""
-        before = torch.get_rng_state()
-        torch.set_rng_state(self._random)
-        try:
-            yield
-        finally:
-            self._random = torch.get_rng_state()
-            torch.set_rng_state(before)
-
-
-def _gather(
-    into: dict[str, dict[str, list[float]]], figures: Mapping[str, Agreement | Alignment]
-) -> dict[str, dict[str, float]]:
-    """The figures as plain numbers, by cut; and add each to its list."""
-    plain = {cut: figure.as_dict() for cut, figure in figures.items()}
-    for cut, values in plain.items():
-        for name, value in values.items():
-            into.setdefault(cut, {}).setdefault(name, []).append(value)
-    return plain
-
-
-def _medians(lists: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, float]]:
-    # Not the mean: a norm ratio is huge wherever the gradient that it is divided by almost vanishes.
-    return {cut: {name: median(values) for name, values in figures.items()} for cut, figures in lists.items()}

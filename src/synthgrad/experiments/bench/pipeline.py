@@ -3,7 +3,8 @@
 Throughput is that of 8 layers of 1024 features (Linear, BatchNorm, ReLU), batches of 256, cut in the middle. A turn is
 some steps of one way to train, begun by both processes together; all take turns in every round. What counts is the time
 from one step's end to the next on the process that ends it, in the middle of a turn: at its start a pipeline fills, at
-its end one process works alone. Plain PyTorch, `torch.distributed.pipelining` and our stages have the same optimizer.
+its end one process works alone. Plain PyTorch, its pipelines, its data parallelism and our stages have the same
+optimizer.
 
 `two_apart` says what the machine has to give: two processes that train a network each, at the same time, and have
 nothing to do with each other. Where these slow each other down, two processes cannot be twice as fast as one.
@@ -30,7 +31,15 @@ from synthgrad.core.simulate import simulate
 from synthgrad.experiments.bench.memory import MIB, Meter, held_by
 from synthgrad.experiments.bench.race import Race, race_figures
 from synthgrad.experiments.bench.ranks import on_ranks
-from synthgrad.experiments.bench.sides import Network, Side, decoupled, one_process, random_data, torch_pipeline
+from synthgrad.experiments.bench.sides import (
+    Network,
+    Side,
+    decoupled,
+    one_process,
+    random_data,
+    torch_ddp,
+    torch_pipeline,
+)
 
 __all__ = ["NETWORK", "ROWS", "SCHEDULES", "SKIP", "TIMED", "intervals", "run", "turn"]
 
@@ -83,7 +92,7 @@ def throughput(rank: int, network: Network, rows: int, rounds: int) -> Found:
 def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """From what both ranks have measured."""
     step = {name: median(seconds) for rank in (first, last) for name, seconds in rank["seconds"].items()}
-    best = min(time for name, time in step.items() if name.startswith("torch_"))
+    best = min(time for name, time in step.items() if name.startswith(("torch_gpipe", "torch_1f1b")))
     figures: dict[str, float | None] = {f"{name}_ms": 1e3 * time for name, time in step.items()}
     ratios: dict[str, float | None] = {
         "unlocked_over_one_process": step["one_process"] / step["unlocked"],
@@ -91,6 +100,7 @@ def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | Non
         "unlocked_over_two_apart": step["two_apart"] / 2 / step["unlocked"],
         "two_apart_over_one_process": 2 * step["one_process"] / step["two_apart"],
         "unlocked_over_torch_pipelining": best / step["unlocked"],
+        "unlocked_over_torch_ddp": step["torch_ddp"] / step["unlocked"],
         "unlocked_over_own_locked": min(step[name] for name in SCHEDULES if name != "unlocked") / step["unlocked"],
     }
     for name in SCHEDULES:
@@ -122,6 +132,7 @@ def _sides(rank: int, network: Network, data: Callable[[int], tuple[Tensor, Tens
         "one_process": one_process(rank, network.build(), data),
         "two_threads": one_process(rank, network.build(), data, threads=2),
         "two_apart": one_process(0, network.build(), data),  # on both ranks
+        "torch_ddp": torch_ddp(rank, network.build(), data),
     }
     for name, kind in (("gpipe", "ScheduleGPipe"), ("1f1b", "Schedule1F1B")):
         for parts in PARTS:

@@ -16,7 +16,17 @@ from synthgrad.decoupled import Decoupled, decouple
 from synthgrad.engines.distributed import DistributedEngine
 from synthgrad.models import fully_connected, layer_names
 
-__all__ = ["CLASSES", "Batches", "Network", "Side", "decoupled", "one_process", "random_data", "torch_pipeline"]
+__all__ = [
+    "CLASSES",
+    "Batches",
+    "Network",
+    "Side",
+    "decoupled",
+    "one_process",
+    "random_data",
+    "torch_ddp",
+    "torch_pipeline",
+]
 
 CLASSES = 10
 RANK = 16  # of the synthesizer's matrix
@@ -110,6 +120,21 @@ def one_process(rank: int, model: nn.Module, batches: Batches, *, threads: int =
             rates.step()
 
     return Side(step if rank == 0 else None, model, threads, last=0)
+
+
+def torch_ddp(rank: int, model: nn.Module, batches: Batches) -> Side:
+    """Torch's `DistributedDataParallel`: the whole model in both processes, each with its half of the batch."""
+    parallel = nn.parallel.DistributedDataParallel(model)
+    adam = optimizer(model.parameters())
+    steps = count()
+
+    def step() -> None:
+        x, y = (part.chunk(2)[rank] for part in batches(next(steps)))
+        functional.cross_entropy(parallel(x), y).backward()
+        adam.step()
+        adam.zero_grad()
+
+    return Side(step, parallel, last=0)
 
 
 def torch_pipeline(rank: int, model: nn.Sequential, cut: int, batches: Batches, schedule: str, parts: int) -> Side:

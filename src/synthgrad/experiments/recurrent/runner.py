@@ -5,11 +5,8 @@ The methods of a seed take turns, as in `synthgrad.experiments.turns`.
 Shapes: `B` lanes, `T` steps of a window.
 """
 
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,17 +14,15 @@ from torch import Tensor
 
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Context, Loss
-from synthgrad.core.errors import NumericalError
-from synthgrad.core.events import Evaluated, Event, Failed, Finished, Solved, Started, StepDone
+from synthgrad.core.events import Evaluated, Solved, StepDone
 from synthgrad.core.synthesizers import Averaged, CriticSynthesizer, MLPSynthesizer, Replay, Synthesizer, mlp_head
 from synthgrad.data import Characters
-from synthgrad.experiments.material import device_named, synchronize
-from synthgrad.experiments.recipes import recipe_of
+from synthgrad.experiments.material import device_named
 from synthgrad.experiments.recurrent.results import RecurrentResult
 from synthgrad.experiments.recurrent.spec import Method, RecurrentComparison
 from synthgrad.experiments.recurrent.streams import Copies, Stream, Text, Window, load, stream_of
 from synthgrad.experiments.recurrent.tasks import in_bits
-from synthgrad.experiments.turns import TURN, Tell, run_seeds, threads
+from synthgrad.experiments.turns import Running, Tell, gather, medians, run_seeds, threads
 from synthgrad.models import Recurrent
 from synthgrad.recurrent import TruncatedBPTT
 from synthgrad.recurrent.bp_lambda import bp_lambda
@@ -164,7 +159,7 @@ def _build(method: Method, stream: Stream, seed: int, device: torch.device) -> t
 # ---- a cell ----------------------------------------------------------------------------------------------------------
 
 
-class RecurrentCell:
+class RecurrentCell(Running):
     """One method with one seed.
 
     Args:
@@ -179,77 +174,49 @@ class RecurrentCell:
     """
 
     def __init__(self, method: Method, seed: int, tell: Tell, text: Characters | None, device: torch.device) -> None:
-        self.method, self.training, self.seed = method, method.training, seed
-        self._tell = tell
+        super().__init__(method, method.training, seed, tell, total=method.training.updates)
         self.device = device
         self.stream = stream_of(method.training, seed, text, device)
-        self.total = self.training.updates
         self.every = -(-self.total // LOOKS)
-        self.steps = 0
-        self.seconds: list[float] = []  # of each step
-        self.agreement: dict[str, list[float]] = {}
         self.bits: dict[str, float] = {}  # of a character, by part of the text
         self.curve: list[tuple[int, float]] = []  # update and score
-        self.failed: str | None = None
         self._nats, self._terms = 0.0, 0  # since the last event
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with self.seeded():
             self.model, self.learner = _build(method, self.stream, seed, device)
 
-    def turns(self) -> Iterator[None]:
-        """Train, pausing after every `TURN` steps; whatever runs in the pauses changes nothing here."""
-        began = time.perf_counter()
-        self.tell(Started(self.training.as_table() | {"steps": self.total}))
-        try:
-            while self.steps < self.total:
-                for _ in range(min(TURN, self.total - self.steps)):
-                    self._step(self.stream.window())
-                    if self._is_due(self.training.evaluations):
-                        self._evaluate("valid", most=EVALUATED if self.steps < self.total else None)
-                yield
-            self._evaluate("test")
-            self.tell(Finished(self.steps, time.perf_counter() - began))
-        except NumericalError as error:
-            self.failed = str(error)
-            self.tell(Failed(self.steps, self.failed))
+    def advance(self) -> None:
+        """Learn from a window; now and then, look at the held-out part."""
+        self._step(self.stream.window())
+        if self.is_due(self.training.evaluations):
+            self._evaluate("valid", most=EVALUATED if self.steps < self.total else None)
 
-    def tell(self, event: Event) -> None:
-        """Pass on an event, saying where it happened."""
-        self._tell(event, {"method": self.method.name, "seed": self.seed})
+    def judge(self) -> None:
+        """On the test part."""
+        self._evaluate("test")
 
     def result(self) -> RecurrentResult:
         """What was measured; of a cell that failed, only how far it came: its figures are on the way to NaN."""
         whole = self.failed is None
         solved = self.stream.curriculum.solved if isinstance(self.stream, Copies) and whole else None
         return RecurrentResult(
+            **self.common(),
             task=self.training.task,
-            method=self.method.name,
             unroll=self.training.unroll,
-            seed=self.seed,
-            steps=self.steps,
             characters=self.steps * self.training.unroll * self.training.batch,
             solved=solved,
             valid_bits=self.bits.get("valid") if whole else None,
             test_bits=self.bits.get("test") if whole else None,
             seconds=sum(self.seconds),
-            ms_per_step=1e3 * median(self.seconds) if self.seconds else None,
-            agreement={name: median(values) for name, values in self.agreement.items()} if whole else {},
+            agreement=medians(self.agreement).get(CUT, {}) if whole else {},
             curve=tuple(self.curve),
-            failed=self.failed,
-            settings=self.training.as_table(),
-            recipe=recipe_of(self.method),
         )
 
     def _step(self, window: Window) -> None:
         context = Context(labels=window.coming)
-        synchronize(self.device)
-        start = time.perf_counter()
-        learned = self.learner.step(window.inputs, target=window.target, ends=window.ends, context=context)
-        synchronize(self.device)
-        self.seconds.append(time.perf_counter() - start)
+        with self.timed(self.device):
+            learned = self.learner.step(window.inputs, target=window.target, ends=window.ends, context=context)
         nats, terms = self.stream.cost()
-        if not math.isfinite(nats):  # a plain loop does not look itself
-            raise NumericalError(f"the loss is {nats} after step {self.steps + 1}; lower --lr", stage=-1)
+        self.expect_finite(nats, step=self.steps + 1)
         self.steps += 1
         self._nats, self._terms = self._nats + nats, self._terms + terms
         if isinstance(self.stream, Copies) and self.stream.learned():
@@ -260,16 +227,9 @@ class RecurrentCell:
 
     def _look(self, agreement: Agreement | None) -> None:
         """Tell of the steps since the last event; figures are read here, and only here."""
-        figures = {} if agreement is None else agreement.as_dict()
-        for name, value in figures.items():
-            self.agreement.setdefault(name, []).append(value)
         loss = self._nats / self._terms if self._terms else float("nan")
         self._nats, self._terms = 0.0, 0
-        self.tell(StepDone(self.steps, loss, {CUT: figures} if figures else {}))
-
-    def _is_due(self, times: int) -> bool:
-        """Whether one of so many moments, spread evenly over the run, falls on this step."""
-        return self.steps * times // self.total > (self.steps - 1) * times // self.total
+        self.tell(StepDone(self.steps, loss, gather(self.agreement, {} if agreement is None else {CUT: agreement})))
 
     def _evaluate(self, part: str, most: int | None = None) -> None:
         """Read a part of a text, or its beginning."""
@@ -279,8 +239,7 @@ class RecurrentCell:
         self.model.eval()
         nats, error = self.stream.evaluate(self.model, tokens[:most])
         self.model.train()
-        if not math.isfinite(nats):
-            raise NumericalError(f"the loss on the {part} part is {nats} after step {self.steps}", stage=-1)
+        self.expect_finite(nats, step=self.steps, where=f" on the {part} part")
         self.bits[part] = in_bits(nats)
         if part == "valid":
             self.curve.append((self.steps, self.bits[part]))
