@@ -33,7 +33,7 @@ from synthgrad.experiments.spec import SettingsError
 SMALL, ROWS = Network(6, 8, 4), 16
 LINK = 0.005
 ON_FIRST = ("one_process", "two_threads", "two_apart", "torch_ddp")
-SIDES = [*ON_FIRST, *(f"torch_{name}_{parts}" for name in ("gpipe", "1f1b") for parts in (2, 4, 8))]
+SIDES = [*ON_FIRST, *(f"torch_{name}_{parts}" for name in ("gpipe", "1f1b") for parts in (2, 4, 8)), "replicas"]
 Ranks = list[dict[str, Any]]
 
 
@@ -123,7 +123,7 @@ def test_the_ratios_are_those_of_the_medians() -> None:
         {"seconds": first, "traces": traces[0], **counted}, {"seconds": last, "traces": traces[1], **counted}
     )
     assert ratios["unlocked_over_one_process"] == 2.0 and ratios["unlocked_over_two_threads"] == 1.2
-    assert ratios["unlocked_over_torch_ddp"] == 2.0
+    assert ratios["unlocked_over_torch_ddp"] == 2.0 and ratios["replicas_over_torch_ddp"] == 1.0
     assert ratios["unlocked_over_two_apart"] == 1.25 and ratios["two_apart_over_one_process"] == 1.6
     assert ratios["unlocked_over_torch_pipelining"] == 1.5 and ratios["unlocked_over_own_locked"] == 0.8
     assert figures["torch_gpipe_8_ms"] == 2000.0 and figures["gpipe_kib_forward"] == 2.0
@@ -135,7 +135,7 @@ def test_what_was_measured_gives_every_figure(played: Ranks) -> None:
     ratios, figures = throughput_figures(*(one["throughput"] for one in played))
     expected = {f"unlocked_over_{name}" for name in (*ON_FIRST, "torch_pipelining", "own_locked")}
     expected |= {f"predicted_over_measured_{name}" for name in SCHEDULES}
-    assert set(ratios) == expected | {"two_apart_over_one_process"}
+    assert set(ratios) == expected | {"two_apart_over_one_process", "replicas_over_torch_ddp"}
     assert all(value is not None and value > 0 for value in [*ratios.values(), *figures.values()])
 
 

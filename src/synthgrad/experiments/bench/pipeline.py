@@ -81,8 +81,8 @@ def throughput(rank: int, network: Network, rows: int, rounds: int) -> Found:
             ended = turn(side)
             if round_ >= 0 and side.last == rank:
                 seconds[name] += intervals(ended)
-    traces = {name: _trace(side) for name, side in sides.items() if side.net is not None}
-    sent = {name: _bytes_sent(side) for name, side in sides.items() if side.net is not None}
+    traces = {name: _trace(sides[name]) for name in SCHEDULES}
+    sent = {name: _bytes_sent(sides[name]) for name in SCHEDULES}
     peak = {name: _peak(side, data(0)) for name, side in sides.items() if side.threads == 1}
     for side in sides.values():
         side.close()
@@ -98,6 +98,7 @@ def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | Non
         "unlocked_over_one_process": step["one_process"] / step["unlocked"],
         "unlocked_over_two_threads": step["two_threads"] / step["unlocked"],
         "unlocked_over_two_apart": step["two_apart"] / 2 / step["unlocked"],
+        "replicas_over_torch_ddp": step["torch_ddp"] / step["replicas"],
         "two_apart_over_one_process": 2 * step["one_process"] / step["two_apart"],
         "unlocked_over_torch_pipelining": best / step["unlocked"],
         "unlocked_over_torch_ddp": step["torch_ddp"] / step["unlocked"],
@@ -137,6 +138,7 @@ def _sides(rank: int, network: Network, data: Callable[[int], tuple[Tensor, Tens
     for name, kind in (("gpipe", "ScheduleGPipe"), ("1f1b", "Schedule1F1B")):
         for parts in PARTS:
             sides[f"torch_{name}_{parts}"] = torch_pipeline(rank, network.build(), network.cut, data, kind, parts)
+    sides["replicas"] = decoupled(network.build(), 0, data, backprop())
     for name, schedule in SCHEDULES.items():
         sides[name] = decoupled(network.build(), network.cut, data, schedule())
     return sides

@@ -162,11 +162,14 @@ def torch_pipeline(rank: int, model: nn.Sequential, cut: int, batches: Batches, 
 def decoupled(
     model: nn.Sequential, cut: int, batches: Batches, schedule: Schedule, *, rate: Rate | None = None
 ) -> Side:
-    """Ours on two processes; where the schedule asks for synthetic gradients, linear ones that see the labels."""
+    """Ours on two processes; where the schedule asks for synthetic gradients, linear ones that see the labels.
+
+    Cut after so many layers; after none, both processes hold all of it, each with its half of the batch.
+    """
     x, y = batches(0)
     net = decouple(
         model,
-        at=[layer_names(model)[cut - 1]],
+        at=layer_names(model)[:cut][-1:],
         sample=(x, y),
         loss=functional.cross_entropy,
         optimizer=optimizer,
