@@ -78,7 +78,9 @@ def small_images(folder: Path) -> None:
 def test_every_side_is_timed_by_the_rank_that_ends_its_steps(played: Ranks) -> None:
     first, last = (one["throughput"]["seconds"] for one in played)
     assert set(first) == set(ON_FIRST) and set(last) == {*SIDES[len(ON_FIRST) :], *SCHEDULES}
-    assert all(len(seconds) == TIMED and min(seconds) > 0 for seconds in [*first.values(), *last.values()])
+    counts = {name: len(seconds) for name, seconds in (first | last).items()}
+    assert counts == dict.fromkeys(counts, TIMED) | {"unlocked_second": TIMED // 2}
+    assert all(min(seconds) > 0 for seconds in [*first.values(), *last.values()])
 
 
 def test_messages_and_activations_are_counted(played: Ranks) -> None:
@@ -86,7 +88,8 @@ def test_messages_and_activations_are_counted(played: Ranks) -> None:
     whole = ROWS * SMALL.hidden * 4
     for name, schedule in SCHEDULES.items():
         parts = schedule().microbatches
-        assert whole < first["bytes"][name] <= whole + parts * 320 and first["bytes"][name] == last["bytes"][name]
+        assert whole < first["bytes"][name] <= whole + parts * 320
+        assert last["bytes"][name] == first["bytes"][name] / (2 if name == "unlocked_second" else 1)
         assert first["peak"][name] > 0 and last["peak"][name] > 0
     assert first["peak"]["gpipe"] > first["peak"]["one_f_one_b"]  # which holds two microbatches at most, of four
     assert first["peak"]["one_process"] > first["peak"]["backprop"] > 0 == last["peak"]["one_process"]
@@ -134,6 +137,7 @@ def test_the_ratios_are_those_of_the_medians() -> None:
 def test_what_was_measured_gives_every_figure(played: Ranks) -> None:
     ratios, figures = throughput_figures(*(one["throughput"] for one in played))
     expected = {f"unlocked_over_{name}" for name in (*ON_FIRST, "torch_pipelining", "own_locked")}
+    expected |= {"unlocked_second_over_one_process"}
     expected |= {f"predicted_over_measured_{name}" for name in SCHEDULES}
     assert set(ratios) == expected | {"two_apart_over_one_process", "replicas_over_torch_ddp"}
     assert all(value is not None and value > 0 for value in [*ratios.values(), *figures.values()])
@@ -153,12 +157,18 @@ def test_the_ends_of_a_turn_do_not_count() -> None:
     assert len(ended) == 2 * SKIP + TIMED and intervals(ended) == [1.0] * TIMED
 
 
+def test_of_steps_that_take_turns_their_mean_counts() -> None:
+    ended = [10.0, 20.0] + [30.0 + 3 * (number // 2) + number % 2 for number in range(TIMED + 1)] + [99.0] * 3
+    assert set(intervals(ended)) == {1.0, 2.0} and intervals(ended, 2) == [1.5] * (TIMED // 2)
+
+
 # ---- race ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_race_has_a_curve_for_each_seed_and_side(played: Ranks) -> None:
     seeds = played[0]["race"]
-    assert len(seeds) == 2 and all(set(sides) == {"one_process", "two_threads", "unlocked"} for sides in seeds)
+    names = {"one_process", "two_threads", "unlocked", "unlocked_second"}
+    assert len(seeds) == 2 and all(set(sides) == names for sides in seeds)
     for curve in (curve for sides in seeds for curve in sides.values()):
         seconds, errors = zip(*curve, strict=True)
         assert len(curve) == 5 and list(seconds) == sorted(seconds) and seconds[0] > 0  # 20 steps, 4 each
@@ -172,13 +182,14 @@ def test_times_to_the_threshold_are_read_off_the_curves(monkeypatch: pytest.Monk
     def curves(*_: object) -> list[Any]:
         slow = [[1.0, 0.5], [2.0, 0.016], [3.0, 0.01]]
         sides = {"one_process": slow, "two_threads": [[1.0, 0.02], [4.0, 0.02]], "unlocked": [[0.5, 0.016]]}
+        sides["unlocked_second"] = [[0.25, 0.016]]
         return [[sides, sides | {"unlocked": [[1.5, 0.0]]}], None]
 
     monkeypatch.setattr("synthgrad.experiments.bench.race.on_ranks", curves)
     ratios, figures = race_figures(Race(), 2, 1)
     assert ratios == {"time_to_accuracy_over_one_process": 0.5, "time_to_accuracy_over_two_threads": None}
     assert figures["unlocked_seed_1_seconds_to_accuracy"] == 1.5 and figures["unlocked_seconds_to_accuracy"] == 1.0
-    assert figures["two_threads_seconds_to_accuracy"] is None
+    assert figures["two_threads_seconds_to_accuracy"] is None and figures["unlocked_second_seconds_to_accuracy"] == 0.25
     assert figures["one_process_final_error_percent"] == pytest.approx(1.0)
     assert figures["unlocked_seed_0_final_error_percent"] == pytest.approx(1.6)
 

@@ -6,6 +6,9 @@ from one step's end to the next on the process that ends it, in the middle of a 
 its end one process works alone. Plain PyTorch, its pipelines, its data parallelism and our stages have the same
 optimizer.
 
+`unlocked_second` has a lesson for the synthesizer in every second step; in the others the later process makes no
+gradient for the earlier one.
+
 `two_apart` says what the machine has to give: two processes that train a network each, at the same time, and have
 nothing to do with each other. Where these slow each other down, two processes cannot be twice as fast as one.
 
@@ -23,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from synthgrad.core.actions import Action
+from synthgrad.core.combined import teach_every
 from synthgrad.core.events import ActionDone, decode, encode
 from synthgrad.core.pipelines import gpipe, one_f_one_b
 from synthgrad.core.plan import Declaration, Plan
@@ -51,7 +55,9 @@ SCHEDULES: Mapping[str, Callable[[], Schedule]] = {
     "gpipe": partial(gpipe, 4),
     "one_f_one_b": partial(one_f_one_b, 4),
     "unlocked": partial(update_unlocked, 1),
+    "unlocked_second": lambda: teach_every(2, update_unlocked(1)),
 }
+LOCKED = ("backprop", "gpipe", "one_f_one_b")
 Found = dict[str, Any]
 
 
@@ -80,7 +86,7 @@ def throughput(rank: int, network: Network, rows: int, rounds: int) -> Found:
         for name, side in sides.items():
             ended = turn(side)
             if round_ >= 0 and side.last == rank:
-                seconds[name] += intervals(ended)
+                seconds[name] += intervals(ended, side.period)
     traces = {name: _trace(sides[name]) for name in SCHEDULES}
     sent = {name: _bytes_sent(sides[name]) for name in SCHEDULES}
     peak = {name: _peak(side, data(0)) for name, side in sides.items() if side.threads == 1}
@@ -102,7 +108,8 @@ def throughput_figures(first: Found, last: Found) -> tuple[dict[str, float | Non
         "two_apart_over_one_process": 2 * step["one_process"] / step["two_apart"],
         "unlocked_over_torch_pipelining": best / step["unlocked"],
         "unlocked_over_torch_ddp": step["torch_ddp"] / step["unlocked"],
-        "unlocked_over_own_locked": min(step[name] for name in SCHEDULES if name != "unlocked") / step["unlocked"],
+        "unlocked_over_own_locked": min(step[name] for name in LOCKED) / step["unlocked"],
+        "unlocked_second_over_one_process": step["one_process"] / step["unlocked_second"],
     }
     for name in SCHEDULES:
         traces = [[_done(line) for line in rank["traces"][name]] for rank in (first, last)]
@@ -152,9 +159,10 @@ def turn(side: Side, steps: int = 2 * SKIP + TIMED) -> list[float]:
     return ended
 
 
-def intervals(ended: list[float]) -> list[float]:
-    """From one step's end to the next, in the middle of a turn."""
-    return [after - before for before, after in zip(ended, ended[1:], strict=False)][SKIP - 1 : SKIP - 1 + TIMED]
+def intervals(ended: list[float], period: int = 1) -> list[float]:
+    """From one step's end to the next, in the middle of a turn; where steps are not alike, a period's mean."""
+    middle = ended[SKIP - 1 : SKIP + TIMED : period]
+    return [(after - before) / period for before, after in zip(middle, middle[1:], strict=False)]
 
 
 def _trace(side: Side) -> list[str]:

@@ -72,6 +72,11 @@ class Side:
     last: int = 1
 
     @property
+    def period(self) -> int:
+        """After so many steps, steps are alike."""
+        return 1 if self.net is None else self.net.plan.schedule.period or 1
+
+    @property
     def engine(self) -> DistributedEngine:
         """Of ours."""
         assert self.net is not None and isinstance(self.net.engine, DistributedEngine)
