@@ -49,13 +49,14 @@ def test_a_comparison_on_text_has_its_loss_in_the_page(tmp_path: Path) -> None:
 def test_a_benchmark_becomes_a_table_of_its_ratios_and_figures(tmp_path: Path) -> None:
     found = {
         "ratios": {"a_over_b": 0.5},
-        "figures": {"a_ms": 1.25},
+        "figures": {"a_ms": 1.25, "a_seed_0_end_percent": 3.0, "a_seed_1_end_percent": None, "a_end_percent": 4.0},
         "machine": {"cores": 2},
         "command": "synthgrad bench",
     }
     (tmp_path / "b.json").write_text(json.dumps(found), encoding="utf-8")
     filled = fill(PAGE.format(name="b.json"), tmp_path)
-    assert "| **a_over_b** | **0.500** |" in filled and "| a_ms | 1.250 |" in filled and "cores 2" in filled
+    assert "| **a over b** | **0.500 ×** |\n| a (ms) | 1.250 |\n" in filled and "cores 2" in filled
+    assert "| a end (%), seed by seed | 3.000, never |\n| a end (%) | 4.000 |\n" in filled
 
 
 def test_a_count_and_comparisons_become_one_table_of_all_signals(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ __all__ = ["draw", "fill", "main"]
 RATIOS = "ratios"
 RECURRENT = "recurrent"  # the folder of results of comparisons in time
 REPRODUCE = "reproduce"  # of the paper's tables
+UNITS = {"ms": "ms", "us": "µs", "s": "s", "percent": "%", "mib": "MiB", "kib": "KiB"}  # as figures' names have them
+SEED = re.compile(r"_seed_\d+")
 
 _TABLE = re.compile(r"(<!-- table: (?P<files>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PICTURE = re.compile(r"<!-- picture: (?P<results>[^>]+?) -->\n!\[[^\]]*\]\((?P<file>[^)]+)\)")
@@ -119,15 +121,34 @@ def _read_benchmark(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
 def _benchmark(path: Path, *, alone: bool) -> str:
     *found, command = _read_benchmark(path)
     ratios, figures, machine = (part.items() for part in found)
-    rows = [f"| **{name}** | **{_number(value)}** |" for name, value in ratios]
+    rows = [f"| **{_title(name)}** | **{_number(value, ' ×')}** |" for name, value in ratios]
     if not alone:
-        rows += [f"| {name} | {_number(value)} |" for name, value in figures]
+        rows += [f"| {title} | {value} |" for title, value in _by_seed(figures)]
     where = ", ".join(f"{name} {value}" for name, value in machine if name != "versions")
     return "\n".join(["| ratio or figure | value |", "| :-- | --: |", *rows, "", f"<sub>`{command}` · {where}</sub>\n"])
 
 
-def _number(value: float | None) -> str:
-    return "never" if value is None else f"{value:.3f}"
+def _by_seed(figures: Iterable[tuple[str, float | None]]) -> list[tuple[str, str]]:
+    """Titles and values; those of all seeds of one figure stand in one row."""
+    found: dict[str, list[str]] = {}
+    for name, value in figures:
+        whole = SEED.sub("", name)
+        found.setdefault(_title(whole) + ("" if whole == name else ", seed by seed"), []).append(_number(value))
+    return [(title, ", ".join(values)) for title, values in found.items()]
+
+
+def _title(name: str) -> str:
+    """In words, as nearly as the name has them; units in brackets.
+
+    >>> _title("one_process_ms")
+    'one process (ms)'
+    """
+    first, *words = name.split("_")
+    return " ".join([first, *(f"({UNITS[word]})" if word in UNITS else word for word in words)])
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "never" if value is None else f"{value:.3f}{unit}"
 
 
 def _comparison(path: Path) -> str:
