@@ -12,7 +12,7 @@ from typing import Any
 
 from synthgrad.core.schedules import update_unlocked
 from synthgrad.engines.latency import slow_links
-from synthgrad.experiments.bench.pipeline import SCHEDULES, intervals, turn
+from synthgrad.experiments.bench.pipeline import LOCKED, SCHEDULES, intervals, turn
 from synthgrad.experiments.bench.race import Figures, Race, race_figures
 from synthgrad.experiments.bench.ranks import on_ranks
 from synthgrad.experiments.bench.sides import Network, decoupled, random_data
@@ -22,7 +22,7 @@ __all__ = ["run"]
 NETWORK, ROWS = Network(784, 1024, 8), 256
 SECONDS = 0.05  # one way
 DELAY = 3  # a target is back two latencies and a stage's step after its batch left
-OURS = {**SCHEDULES, "unlocked": lambda: update_unlocked(DELAY)}
+OURS = {**{name: SCHEDULES[name] for name in LOCKED}, "unlocked": lambda: update_unlocked(DELAY)}
 
 
 def run(rounds: int, *, seeds: int = 1, epochs: int = 3) -> tuple[Figures, Figures]:

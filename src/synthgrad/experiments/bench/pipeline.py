@@ -45,7 +45,7 @@ from synthgrad.experiments.bench.sides import (
     torch_pipeline,
 )
 
-__all__ = ["NETWORK", "ROWS", "SCHEDULES", "SKIP", "TIMED", "intervals", "run", "turn"]
+__all__ = ["LOCKED", "NETWORK", "ROWS", "SCHEDULES", "SKIP", "TIMED", "intervals", "run", "turn"]
 
 NETWORK, ROWS = Network(1024, 1024, 8), 256
 SKIP, TIMED = 3, 8  # steps at either end of a turn that do not count, and those between
