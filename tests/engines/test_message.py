@@ -127,7 +127,7 @@ def test_a_farewell_tells_its_reason_and_fits_everywhere(reason: str) -> None:
     frame = farewell(4, reason)
     header = read_header(frame)
     assert header.action is None and header.step == 4 and len(frame) <= HEADER_BYTES + TEXT_BYTES
-    assert product(header, places_of(header.layouts, frame)) == (reason or "?").encode()[:TEXT_BYTES].decode()
+    assert unpacked(frame) == (reason or "?").encode()[:TEXT_BYTES].decode()
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,12 @@ class _Outgoing:
         if len(self._sizes) > self.edge.window:
             self._capacity = max(self._capacity, self._sizes.popleft())
         self._sizes.append(frame.numel())
-        header, rest = frame[:HEADER_BYTES], frame[HEADER_BYTES:]
         if frame is self._there:
-            parts = [header]
+            parts = [frame[:HEADER_BYTES]]
+        elif frame.numel() <= self._capacity:
+            parts = [frame]
         else:
-            parts = [frame] if frame.numel() <= self._capacity else [header, rest]
+            parts = [frame[:HEADER_BYTES], frame[HEADER_BYTES:]]
         works = [self.edge.send(part, tag) for tag, part in enumerate(parts)]
         self.unfinished.append((works, frame))
         self._sent += 1

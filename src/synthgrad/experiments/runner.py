@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from synthgrad.core.agreement import Alignment
 from synthgrad.core.batch import Loss
-from synthgrad.core.events import Evaluated, Probed, Started, StepDone
+from synthgrad.core.events import Probed, Started, StepDone
 from synthgrad.core.plan import Declaration, Lock, Plan, locks
 from synthgrad.data import Split
 from synthgrad.decoupled import Decoupled, decouple
@@ -216,7 +216,6 @@ class Cell(Running):
         super().__init__(method, training, seed, tell, total=training.steps or self.batches * training.epochs)
         self.period = -(-training.steps // EVALUATIONS) if training.steps else self.batches  # steps between evaluations
         self.alignment: Figures = {}
-        self.evaluated: dict[str, Evaluated] = {}  # the last of each split
         self._trace_to = trace_to
         self._order = torch.Generator().manual_seed(seed)
         self._epoch = torch.empty(0, dtype=torch.long)  # (N,) numbers of the images, in this epoch's order
@@ -251,13 +250,9 @@ class Cell(Running):
     def result(self) -> Result:
         """What was measured; of a cell that failed, only how far it came: its figures are on the way to NaN."""
         whole = self.failed is None
-        test, valid = (self.evaluated.get(split) if whole else None for split in ("test", "valid"))
         return Result(
             **self.common(),
-            test_error=test.error if test else None,
-            test_loss=test.loss if test else None,
-            valid_error=valid.error if valid else None,
-            valid_loss=valid.loss if valid else None,
+            **self.errors(),
             locks=self.lock_names,
             agreement=medians(self.agreement) if whole else {},
             alignment=medians(self.alignment) if whole else {},
@@ -301,7 +296,5 @@ class Cell(Running):
             output = torch.cat([self.net.plain(part) for part in parts])  # (N, classes) or (N, T, classes)
         self.net.plain.train()
         loss = float(_loss(output, labels))
-        self.expect_finite(loss, step=self.steps, where=f" on the {split} part")
         error = float((output.argmax(-1) != labels).cpu().double().mean())
-        self.evaluated[split] = Evaluated(self.steps, split, loss, error)
-        self.tell(self.evaluated[split])
+        self.judged(split, loss, error)

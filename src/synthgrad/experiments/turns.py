@@ -19,7 +19,7 @@ import torch
 
 from synthgrad.core.agreement import Agreement, Alignment
 from synthgrad.core.errors import NumericalError
-from synthgrad.core.events import Event, Failed, Finished, Started
+from synthgrad.core.events import Evaluated, Event, Failed, Finished, Started
 from synthgrad.experiments.material import accelerator_of, synchronize
 from synthgrad.experiments.recipes import recipe_of
 
@@ -48,6 +48,7 @@ class Running(ABC):
         self.steps = 0
         self.seconds: list[float] = []  # of each step
         self.agreement: Figures = {}
+        self.evaluated: dict[str, Evaluated] = {}  # the last of each part
         self.failed: str | None = None
         self._random = torch.get_rng_state()
 
@@ -100,6 +101,18 @@ class Running(ABC):
         """Raise `NumericalError` for a loss that is not; a plain loop does not look itself."""
         if not math.isfinite(loss):
             raise NumericalError(f"the loss{where} is {loss} after step {step}; lower --lr", stage=-1)
+
+    def judged(self, part: str, loss: float, error: float) -> None:
+        """Keep what a part of the data has shown, and tell it. Raises as `expect_finite`."""
+        self.expect_finite(loss, step=self.steps, where=f" on the {part} part")
+        self.evaluated[part] = Evaluated(self.steps, part, loss, error)
+        self.tell(self.evaluated[part])
+
+    def errors(self) -> dict[str, Any]:
+        """Error and loss of both parts, as a `Result` has them; of a cell that failed none."""
+        found = {part: self.evaluated.get(part) if self.failed is None else None for part in ("test", "valid")}
+        errors = {f"{part}_error": one.error if one else None for part, one in found.items()}
+        return errors | {f"{part}_loss": one.loss if one else None for part, one in found.items()}
 
     def common(self) -> dict[str, Any]:
         """What every kind's result says; of a cell that failed, how far it came."""

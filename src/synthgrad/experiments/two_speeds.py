@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthgrad.core.batch import Context
-from synthgrad.core.events import Evaluated, StepDone
+from synthgrad.core.events import StepDone
 from synthgrad.data import DigitStream, DigitWindow, Split
 from synthgrad.experiments.methods import Method, factory
 from synthgrad.experiments.results import Result
@@ -77,7 +77,6 @@ class StreamCell(Running):
     def __init__(self, training: StreamTraining, method: Method, seed: int, tell: Tell, data: Split) -> None:
         super().__init__(method, training, seed, tell, total=training.steps)
         self.split = data
-        self.evaluated: dict[str, Evaluated] = {}  # the last of each split
         lanes, period = training.batch_size, training.period
         self._stream = DigitStream(data.train_x, data.train_y, period=period, lanes=lanes, seed=seed)
         with self.seeded():
@@ -95,15 +94,10 @@ class StreamCell(Running):
 
     def result(self) -> Result:
         """What was measured; of a cell that failed, only how far it came."""
-        whole = self.failed is None
-        test, valid = (self.evaluated.get(split) if whole else None for split in ("test", "valid"))
         return Result(
             **self.common(),
-            test_error=test.error if test else None,
-            test_loss=test.loss if test else None,
-            valid_error=valid.error if valid else None,
-            valid_loss=valid.loss if valid else None,
-            agreement=medians(self.agreement) if whole else {},
+            **self.errors(),
+            agreement=medians(self.agreement) if self.failed is None else {},
         )
 
     def _step(self) -> None:
@@ -125,10 +119,8 @@ class StreamCell(Running):
         stream = DigitStream(images, labels, period=period, lanes=LANES, seed=DRAWN)
         scores, threes = _counted(self.nets, [next(stream) for _ in range(STRETCHES * period)])
         loss = float(functional.cross_entropy(scores, threes))
-        self.expect_finite(loss, step=self.steps, where=f" on the {part} part")
         error = float((scores.argmax(-1) != threes).cpu().double().mean())
-        self.evaluated[part] = Evaluated(self.steps, part, loss, error)
-        self.tell(self.evaluated[part])
+        self.judged(part, loss, error)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from synthgrad.core.agreement import Agreement
 from synthgrad.core.batch import Context, Loss
-from synthgrad.core.events import Evaluated, Solved, StepDone
+from synthgrad.core.events import Solved, StepDone
 from synthgrad.core.synthesizers import Averaged, CriticSynthesizer, MLPSynthesizer, Replay, Synthesizer, mlp_head
 from synthgrad.data import Characters
 from synthgrad.experiments.material import device_named
@@ -178,7 +178,6 @@ class RecurrentCell(Running):
         self.device = device
         self.stream = stream_of(method.training, seed, text, device)
         self.every = -(-self.total // LOOKS)
-        self.bits: dict[str, float] = {}  # of a character, by part of the text
         self.curve: list[tuple[int, float]] = []  # update and score
         self._nats, self._terms = 0.0, 0  # since the last event
         with self.seeded():
@@ -198,14 +197,15 @@ class RecurrentCell(Running):
         """What was measured; of a cell that failed, only how far it came: its figures are on the way to NaN."""
         whole = self.failed is None
         solved = self.stream.curriculum.solved if isinstance(self.stream, Copies) and whole else None
+        bits = {part: in_bits(one.loss) for part, one in self.evaluated.items()} if whole else {}
         return RecurrentResult(
             **self.common(),
             task=self.training.task,
             unroll=self.training.unroll,
             characters=self.steps * self.training.unroll * self.training.batch,
             solved=solved,
-            valid_bits=self.bits.get("valid") if whole else None,
-            test_bits=self.bits.get("test") if whole else None,
+            valid_bits=bits.get("valid"),
+            test_bits=bits.get("test"),
             seconds=sum(self.seconds),
             agreement=medians(self.agreement).get(CUT, {}) if whole else {},
             curve=tuple(self.curve),
@@ -239,8 +239,6 @@ class RecurrentCell(Running):
         self.model.eval()
         nats, error = self.stream.evaluate(self.model, tokens[:most])
         self.model.train()
-        self.expect_finite(nats, step=self.steps, where=f" on the {part} part")
-        self.bits[part] = in_bits(nats)
+        self.judged(part, nats, error)
         if part == "valid":
-            self.curve.append((self.steps, self.bits[part]))
-        self.tell(Evaluated(self.steps, part, nats, error))
+            self.curve.append((self.steps, in_bits(nats)))
